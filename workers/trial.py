@@ -1,0 +1,61 @@
+"""A trial: plain data in, plain data out, so that it can run in any process on any host."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from search_spaces.space import Architecture
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Takes a step (from 1, rising) and the metrics measured there. May raise to stop the trial."""
+
+
+class TrialFailed(Exception):
+    """No score from this one; the search goes on. The message is the reason that users read."""
+
+
+class Diverged(TrialFailed):
+    """The loss left the finite numbers."""
+
+
+class TimedOut(TrialFailed):
+    """The trial outlasted its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an evaluator is handed.
+
+    `reference` holds the baseline's metrics for relative scores (empty while the baseline itself is
+    measured). What the evaluator writes under `folder` is kept as the candidate's artifacts.
+    """
+
+    arch: Architecture
+    seed: int
+    folder: Path
+    reference: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What came out: the metrics, objectives among them, and the seconds the device was held."""
+
+    metrics: Mapping[str, float]
+    device_seconds: float = 0.0
+
+
+class Evaluator(Protocol):
+    """Architecture in, measurement out."""
+
+    @property
+    def signature(self) -> str:
+        """Stable identity of the measurement: data set, method, fidelity, seed, feature network.
+
+        Two results may be compared, or one reused for the other, only where their signatures are equal.
+        """
+        ...
+
+    def evaluate(self, trial: Trial, report: Report) -> Measurement:
+        """Raises TrialFailed where there is no score."""
+        ...
