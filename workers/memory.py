@@ -46,12 +46,14 @@ class SearchMemory:
     earlier: tuple[Attempt, ...] = ()
 
     def asked(self, *archs: Architecture) -> "SearchMemory":
-        return SearchMemory(self.attempts, (*self.pending, *archs), self.earlier)
+        after = SearchMemory(self.attempts, (*self.pending, *archs), self.earlier)
+        return self._hand_down(after, archs)
 
     def told(self, *attempts: Attempt) -> "SearchMemory":
         ended = {attempt.arch for attempt in attempts}
         pending = tuple(arch for arch in self.pending if arch not in ended)
-        return SearchMemory((*self.attempts, *attempts), pending, self.earlier)
+        after = SearchMemory((*self.attempts, *attempts), pending, self.earlier)
+        return self._hand_down(after, ended)
 
     @cached_property
     def taken(self) -> frozenset[Architecture]:
@@ -60,6 +62,12 @@ class SearchMemory:
 
     def seen(self, arch: Architecture) -> bool:
         return arch in self.taken
+
+    def _hand_down(self, after: "SearchMemory", archs: Iterable[Architecture]) -> "SearchMemory":
+        """Spares `after` the count of everything taken, where it has been counted here."""
+        if "taken" in self.__dict__:
+            after.__dict__["taken"] = self.taken if self.taken.issuperset(archs) else self.taken.union(archs)
+        return after
 
     @cached_property
     def scored(self) -> tuple[Attempt, ...]:
