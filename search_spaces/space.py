@@ -102,7 +102,8 @@ class SearchSpace:
     `model` and `cost` say what a point is and what it costs; `allowed` rules points out; `canonical` maps
     the codes that build the same network to one of them, so that `Architecture.key` is identity. `inputs`
     is the shape (channels, height, width) of the tensor a network takes. `baseline` is the published
-    reference point, `largest` the point with every option at its last index.
+    reference point, `largest` the point with every option at its last index, unless `largest_genes` says
+    which (a published numbering of the options need not rise with their size).
     """
 
     name: str
@@ -113,6 +114,7 @@ class SearchSpace:
     allowed: Callable[[Decoded], bool] = always
     canonical: Callable[[Genes], Genes] = unchanged
     baseline_genes: Genes | None = None
+    largest_genes: Genes | None = None
     about: str = ""
     tags: tuple[str, ...] = field(default=())  # what it can be used for: "diffusion", "classification", "table"
 
@@ -129,7 +131,8 @@ class SearchSpace:
 
     @cached_property
     def largest(self) -> Architecture:
-        return self.architecture(tuple(len(choice.options) - 1 for choice in self.choices))
+        last = tuple(len(choice.options) - 1 for choice in self.choices)
+        return self.architecture(self.largest_genes or last)
 
     def architecture(self, genes: Genes) -> Architecture:
         """The canonical architecture of a code. Raises InvalidArchitecture where it is not of this space."""
