@@ -1,0 +1,79 @@
+"""The search spaces by name: the built-in ones, and those that packages or the operator's files add.
+
+A package adds spaces by entry points of the group `archsmith.spaces`, each naming a `SearchSpace`. A file
+adds one by `load_file`; both run the code they name, so they are the operator's to give, never a request's.
+"""
+
+import importlib.util
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_64
+from search_spaces.space import SearchSpace
+
+SPACES: dict[str, SearchSpace] = {
+    "unet-8": UNET_8,
+    "unet-32": UNET_32,
+    "unet-64": UNET_64,
+}
+
+ENTRY_POINTS = "archsmith.spaces"
+
+
+class UnknownSpace(LookupError):
+    """No search space of that name."""
+
+
+class InvalidSpace(TypeError):
+    """An entry point or a file that gives no usable search space."""
+
+
+def find(name: str) -> SearchSpace:
+    """The space called `name`. Raises UnknownSpace, naming those there are."""
+    if name in SPACES:
+        return SPACES[name]
+    spaces = every()
+    if name not in spaces:
+        raise UnknownSpace(f"no search space {name!r}; known: {', '.join(sorted(spaces))}")
+    return spaces[name]
+
+
+def every() -> dict[str, SearchSpace]:
+    """All spaces by name, the installed ones included. Raises InvalidSpace where one of those is unusable."""
+    return {**_installed(), **SPACES}
+
+
+def load_file(path: str | Path) -> SearchSpace:
+    """The space that a Python file defines under the name `SPACE`; the file is run.
+
+    It is not added to the table: `SPACES[space.name] = space` does that, in every process that needs it.
+    Raises FileNotFoundError, InvalidSpace, and whatever the file itself raises.
+    """
+    path = Path(path).resolve(strict=True)
+    spec = importlib.util.spec_from_file_location(f"archsmith_space_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidSpace(f"{path}: a space's file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return _checked(getattr(module, "SPACE", None), f"{path}: SPACE")
+
+
+@cache
+def _installed() -> dict[str, SearchSpace]:
+    spaces: dict[str, SearchSpace] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        origin = f"entry point {point.name} = {point.value}"
+        space = _checked(point.load(), origin)
+        if space.name in spaces:
+            raise InvalidSpace(f"{origin}: another installed package defines {space.name!r} too")
+        spaces[space.name] = space
+    return spaces
+
+
+def _checked(space: object, origin: str) -> SearchSpace:
+    if not isinstance(space, SearchSpace):
+        raise InvalidSpace(f"{origin} is no SearchSpace but {type(space).__name__}")
+    if space.name in SPACES:
+        raise InvalidSpace(f"{origin} calls itself {space.name!r}, a name already taken; rename it")
+    return space
