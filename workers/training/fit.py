@@ -1,0 +1,150 @@
+"""The one training loop, and the checkpoint it goes on from."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from workers.training.files import written_whole
+from workers.training.method import Batches, Clock, TrainingMethod
+from workers.training.schedules import Schedule, constant
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss left the finite numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that a run needs to go on as if it had never stopped; `step` steps are done."""
+
+    step: int
+    method: dict[str, Any]
+    optimizer: dict[str, Any]
+    rng: dict[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        with written_whole(path) as draft:
+            torch.save(asdict(self), draft)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        return cls(**torch.load(path, map_location="cpu", weights_only=True))
+
+
+def fit(
+    method: TrainingMethod,
+    batches: Batches,
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    seed: int,
+    schedule: Schedule = constant,
+    clip: float | None = None,
+    bfloat16: bool = False,
+    report: Report = lambda step, metrics: None,
+    report_every: int = 50,
+    should_stop: Callable[[], bool] = lambda: False,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1000,
+) -> int:
+    """Trains `method` up to step number `steps`; returns the steps done, fewer where it was told to stop.
+
+    `schedule` scales the optimizer's own learning rates; `clip` bounds the norm of the gradient; `bfloat16`
+    runs the method under autocast. `report` gets the step (from 1) and the means since the last report.
+    Where the file `checkpoint` exists the run goes on from it; it is written every so often, at a stop and
+    at the end. Random numbers follow from `seed` alone, and the global generators are left as they were.
+
+    Losses are looked at only when they are reported or saved, so that a GPU is not waited for in between.
+    Raises NonFiniteLoss then, naming the first step whose loss was not finite.
+    """
+    device = next(method.parameters()).device
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    recent: list[dict[str, Tensor]] = []
+    done = 0
+
+    def flush() -> None:
+        if recent:
+            metrics = _means(recent, done)
+            recent.clear()
+            report(done, {**metrics, "learning_rate": optimizer.param_groups[0]["lr"]})
+
+    def save(path: Path) -> None:
+        Checkpoint(done, method.state_dict(), optimizer.state_dict(), _rng(device)).save(path)
+
+    with _seeded(device, seed):
+        if checkpoint is not None and checkpoint.exists():
+            done = _resume(Checkpoint.load(checkpoint), method, optimizer, device)
+        method.train()
+        while done < steps and not should_stop():
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(done)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                loss, logs = method(batches(done), Clock(done, steps, batches.epoch(done)))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if clip is not None:
+                clip_grad_norm_(weights, clip)
+            optimizer.step()
+            done += 1
+            method.after_step(done)
+
+            recent.append({"loss": loss.detach(), **{name: log.detach() for name, log in logs.items()}})
+            due = checkpoint is not None and done % checkpoint_every == 0
+            if due or done % report_every == 0:
+                flush()
+            if due and checkpoint is not None:
+                save(checkpoint)
+        flush()
+        if checkpoint is not None:
+            save(checkpoint)
+    return done
+
+
+def _means(recent: list[dict[str, Tensor]], done: int) -> dict[str, float]:
+    """The mean of every log over the steps that have it, up to step number `done`."""
+    losses = torch.stack([logs["loss"] for logs in recent]).tolist()
+    for step, loss in enumerate(losses, start=done - len(recent) + 1):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"the loss is {loss} at step {step}")
+    names = dict.fromkeys(name for logs in recent for name in logs)
+    return {
+        name: torch.stack([logs[name].float() for logs in recent if name in logs]).mean().item()
+        for name in names
+    }
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+def _rng(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _resume(
+    checkpoint: Checkpoint, method: TrainingMethod, optimizer: Optimizer, device: torch.device
+) -> int:
+    method.load_state_dict(checkpoint.method)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    torch.set_rng_state(checkpoint.rng["cpu"])
+    if device.type == "cuda" and "cuda" in checkpoint.rng:
+        torch.cuda.set_rng_state(checkpoint.rng["cuda"], device)
+    return checkpoint.step
