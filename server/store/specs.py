@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from search_spaces.space import Bound
+from server.store.methods import check_search, complete_search
 
 
 class Spec(BaseModel):
@@ -128,12 +129,7 @@ class LLMProposer(Spec):
 
 
 ProposerSpec = Annotated[
-    RandomProposer
-    | EvolutionProposer
-    | LocalProposer
-    | SurrogateProposer
-    | PortfolioProposer
-    | LLMProposer,
+    RandomProposer | EvolutionProposer | LocalProposer | SurrogateProposer | PortfolioProposer | LLMProposer,
     Field(discriminator="kind"),
 ]
 
@@ -233,14 +229,10 @@ class SearchSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, request: Any) -> Any:
-        from server.store.methods import complete_search
-
         return complete_search(request) if isinstance(request, Mapping) else request
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        from server.store.methods import check_search
-
         check_search(self)
         return self
 

@@ -1,0 +1,290 @@
+"""What a worker may write while it holds a job.
+
+Every write carries the claim's attempt number: a worker that slept past its lease finds that another has
+taken the job, gets LostClaim, and cannot write over its successor.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.orm import Session
+
+from server.store.artifacts import StoredFile
+from server.store.records import NewEvent, append_events, new_id, now
+from server.store.specs import JobSpec
+from server.store.states import CandidateState, JobState, Request
+from server.store.tables import Artifact, Candidate, Job, LLMCall, Point
+
+if TYPE_CHECKING:
+    from server.store.store import Store
+
+SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+
+
+class LostClaim(RuntimeError):
+    """Another worker holds the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewCandidate:
+    """A proposal that was accepted, priced and is about to be measured."""
+
+    key: str
+    space: str
+    architecture: Mapping[str, Any]
+    params: int
+    macs: int
+    origin: str
+    signature: str
+    parents: Sequence[str] = ()
+    note: str = ""
+    id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a candidate ended. `scores` are higher-is-better, one per objective; None when it failed."""
+
+    candidate_id: str
+    state: CandidateState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Sequence[float] | None = None
+    violation: float = 0.0
+    reason: str = ""
+    device_seconds: float = 0.0
+    reused_from: str | None = None
+    files: Sequence[StoredFile] = ()
+
+
+class Claim:
+    """One worker's hold on one job."""
+
+    def __init__(self, store: "Store", job: Job, lease: timedelta) -> None:
+        self.store = store
+        self.job = job
+        self.lease = lease
+        self.attempt = job.attempt
+        self.spec: JobSpec = SPEC.validate_python(job.spec)
+        self._beat_at = now()
+
+    @contextmanager
+    def _writing(self, events: Sequence[NewEvent], **changes: Any) -> Iterator[Session]:
+        """A transaction that holds the job's row, extends the lease, and appends the events."""
+        with self.store.writing() as session:
+            last = session.scalars(
+                update(Job)
+                .where(Job.id == self.job.id, Job.attempt == self.attempt, Job.state == JobState.RUNNING)
+                .values(last_event=Job.last_event + len(events), lease_until=now() + self.lease, **changes)
+                .returning(Job.last_event)
+            ).one_or_none()
+            if last is None:
+                raise LostClaim(f"job {self.job.id}: attempt {self.attempt} no longer holds it")
+            yield session
+            append_events(session, self.job.id, last, events)
+        if events:
+            self.store.signals.notify(self.job.id)
+
+    def beat(self) -> Request | None:
+        """Extends the lease and counts the running time; gives what the user has asked for meanwhile."""
+        elapsed, self._beat_at = seconds_since(self._beat_at, now()), now()
+        with self._writing((), running_seconds=Job.running_seconds + elapsed) as session:
+            return session.scalars(select(Job.request).where(Job.id == self.job.id)).one()
+
+    def requested(self) -> Request | None:
+        """What the user has asked for, without a write."""
+        return self.store.job(self.job.id).request
+
+    def running_seconds(self) -> float:
+        return self.store.job(self.job.id).running_seconds
+
+    def event(self, kind: str, data: Mapping[str, Any], candidate_id: str | None = None) -> None:
+        with self._writing([NewEvent(kind, data, candidate_id)]):
+            pass
+
+    # ---------------------------------------------------------------- candidates
+
+    def candidates(self) -> list[Candidate]:
+        return self.store.candidates(self.job.id)
+
+    def begin(self, candidates: Sequence[NewCandidate], first_number: int) -> None:
+        """Records proposals as running candidates, numbered from `first_number`."""
+        self.record(candidates, (), first_number)
+
+    def end(self, outcomes: Sequence[Outcome]) -> None:
+        self.record((), outcomes, 0)
+
+    def record(
+        self, candidates: Sequence[NewCandidate], outcomes: Sequence[Outcome], first_number: int
+    ) -> None:
+        """Begins and ends candidates in one transaction: cheap evaluations come in batches."""
+        started = [_started(c, first_number + offset) for offset, c in enumerate(candidates)]
+        ended = [_ended(outcome) for outcome in outcomes]
+        if not (started or ended):
+            return
+        progress = {"crashes": 0} if ended else {}
+        with self._writing([*started, *ended], **progress) as session:
+            if candidates:
+                session.execute(insert(Candidate), self._rows(candidates, first_number))
+            if outcomes:
+                session.connection().execute(_END, [_changes(outcome) for outcome in outcomes])
+                session.add_all(self._artifacts(outcomes))
+
+    def retry(self, candidate_id: str, reason: str) -> None:
+        """Counts one more try of a running (or put aside) candidate."""
+        with self._writing([NewEvent("candidate.retried", {"reason": reason}, candidate_id)]) as session:
+            session.execute(
+                update(Candidate)
+                .where(Candidate.id == candidate_id)
+                .values(state=CandidateState.RUNNING, tries=Candidate.tries + 1)
+            )
+
+    def report(self, candidate_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """One point of a running candidate's curves; a step reported twice keeps the later value."""
+        event = NewEvent("candidate.progress", {"step": step, "metrics": dict(metrics)}, candidate_id)
+        with self._writing([event]) as session:
+            session.merge(Point(candidate_id=candidate_id, step=step, metrics=dict(metrics), at=now()))
+
+    def _rows(self, candidates: Sequence[NewCandidate], first_number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": candidate.id,
+                "job_id": self.job.id,
+                "number": first_number + offset,
+                "key": candidate.key,
+                "space": candidate.space,
+                "architecture": dict(candidate.architecture),
+                "params": candidate.params,
+                "macs": candidate.macs,
+                "origin": candidate.origin,
+                "signature": candidate.signature,
+                "parents": list(candidate.parents),
+                "note": candidate.note,
+                "state": CandidateState.RUNNING,
+                "metrics": {},
+                "created_at": now(),
+            }
+            for offset, candidate in enumerate(candidates)
+        ]
+
+    def _artifacts(self, outcomes: Sequence[Outcome]) -> list[Artifact]:
+        return [self._artifact(file, outcome.candidate_id) for outcome in outcomes for file in outcome.files]
+
+    def _artifact(self, file: StoredFile, candidate_id: str | None) -> Artifact:
+        return Artifact(
+            id=new_id(),
+            job_id=self.job.id,
+            candidate_id=candidate_id,
+            name=file.name,
+            path=file.path,
+            media_type=file.media_type,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            created_at=now(),
+        )
+
+    # ---------------------------------------------------------------- language-model calls
+
+    def llm_calls(self) -> list[LLMCall]:
+        return self.store.llm_calls(self.job.id)
+
+    def add_llm_call(self, call: LLMCall) -> None:
+        data = {"call": call.id, "purpose": call.purpose, "model": call.model}
+        with self._writing([NewEvent("llm.called", data)]) as session:
+            session.merge(call)
+
+    # ---------------------------------------------------------------- the end
+
+    def finish(
+        self,
+        state: JobState,
+        *,
+        reason: str = "",
+        result: Mapping[str, Any] | None = None,
+        files: Sequence[StoredFile] = (),
+    ) -> None:
+        """The job's last move by this worker: succeeded, failed, cancelled or paused.
+
+        Candidates still running are put aside; a resumed job runs them again.
+        """
+        ended = {"finished_at": now()} if state is not JobState.PAUSED else {}
+        event = NewEvent(f"job.{state}", {"reason": reason} if reason else {})
+        changes = {"state": state, "reason": reason, "request": None, "worker": None, **ended}
+        with self._writing([event], result=dict(result) if result else None, **changes) as session:
+            session.execute(
+                update(Candidate)
+                .where(Candidate.job_id == self.job.id, Candidate.state == CandidateState.RUNNING)
+                .values(state=CandidateState.STOPPED)
+            )
+            session.add_all(self._artifact(file, None) for file in files)
+        self.store.signals.notify("jobs")
+
+    def release(self, reason: str) -> None:
+        """Gives the job back to the queue, for another worker to continue."""
+        with self._writing(
+            [NewEvent("job.released", {"reason": reason})],
+            state=JobState.QUEUED,
+            worker=None,
+        ):
+            pass
+        self.store.signals.notify("jobs")
+
+
+_TABLE = Candidate.__table__
+_END = (
+    _TABLE.update()  # type: ignore[attr-defined]
+    .where(_TABLE.c.id == bindparam("candidate"))
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in (
+                "state",
+                "metrics",
+                "scores",
+                "score",
+                "violation",
+                "reason",
+                "device_seconds",
+                "reused_from",
+                "finished_at",
+            )
+        }
+    )
+)
+
+
+def _changes(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "candidate": outcome.candidate_id,
+        "new_state": outcome.state,
+        "new_metrics": dict(outcome.metrics),
+        "new_scores": None if outcome.scores is None else list(outcome.scores),
+        "new_score": None if outcome.scores is None else outcome.scores[0],
+        "new_violation": outcome.violation,
+        "new_reason": outcome.reason,
+        "new_device_seconds": outcome.device_seconds,
+        "new_reused_from": outcome.reused_from,
+        "new_finished_at": now(),
+    }
+
+
+def _started(candidate: NewCandidate, number: int) -> NewEvent:
+    data = {"number": number, "key": candidate.key, "origin": candidate.origin}
+    return NewEvent("candidate.started", data, candidate.id)
+
+
+def _ended(outcome: Outcome) -> NewEvent:
+    data: dict[str, Any] = {"metrics": dict(outcome.metrics)}
+    if outcome.reason:
+        data["reason"] = outcome.reason
+    if outcome.reused_from:
+        data["reused_from"] = outcome.reused_from
+    return NewEvent(f"candidate.{outcome.state}", data, outcome.candidate_id)
+
+
+def seconds_since(earlier: datetime | None, later: datetime) -> float:
+    return 0.0 if earlier is None else max(0.0, (later - earlier).total_seconds())

@@ -1,0 +1,190 @@
+"""The search methods: what each composes. They differ here, not in the loop that runs them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from search_spaces import SPACES, every, find
+from search_spaces.space import SearchSpace
+from server.store.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from server.store.specs import SearchSpec
+
+T = TypeVar("T")
+
+FEASIBILITY_DRAWS = 2000  # random points tried before constraints are called impossible
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """A composition: space, data set, and the defaults of everything a request may leave out."""
+
+    about: str
+    space: str
+    dataset: str
+    proposer: Mapping[str, Any]
+    evaluator: Mapping[str, Any] = field(default_factory=dict)
+    baseline: bool = False
+
+
+SEARCH_METHODS: dict[str, SearchMethod] = {
+    "diffnas": SearchMethod(
+        about="Diffusion UNets proposed by a language model with a search memory, trained briefly, scored by "
+        "RFID (reconstruction of DiffNAS, arXiv 2310.04750).",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "llm", "prompt": "diffnas", "share": 0.5},
+        evaluator={"kind": "diffusion"},
+        baseline=True,
+    ),
+    "ginas": SearchMethod(
+        about="A language model as black-box optimiser over a discrete space (GINAS/GENIUS, arXiv 2304.10970).",
+        space="nasbench201",
+        dataset="cifar10",
+        proposer={"kind": "llm", "prompt": "ginas", "batch": 1},
+    ),
+    "evolution": SearchMethod(
+        about="Regularised evolution (arXiv 1802.01548) with crossover; NSGA-II survival for several objectives.",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "evolution"},
+    ),
+    "random": SearchMethod(
+        about="Uniform random search without repetition: the baseline to beat.",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "random"},
+    ),
+    "local": SearchMethod(
+        about="Local search from the largest network, with restarts.",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "local"},
+    ),
+    "surrogate": SearchMethod(
+        about="A model of the score over architecture features, with uncertainty, chooses what to try.",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "surrogate"},
+    ),
+    "portfolio": SearchMethod(
+        about="A bandit shares the budget among proposers by measured improvement.",
+        space="unet-8",
+        dataset="digits",
+        proposer={"kind": "portfolio"},
+    ),
+}
+
+# The evaluator that suits a space, by its tags, and what that evaluator's result is judged by.
+EVALUATOR_OF_TAG = {"diffusion": "diffusion", "table": "table", "classification": "train"}
+OBJECTIVES: dict[str, list[dict[str, str]]] = {
+    "diffusion": [{"metric": "rfid", "goal": "minimize"}],
+    "table": [{"metric": "val_accuracy", "goal": "maximize"}],
+    "train": [{"metric": "val_accuracy", "goal": "maximize"}],
+    "cost": [{"metric": "score", "goal": "maximize"}],
+}
+
+
+def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with everything it leaves out filled in from its method's composition.
+
+    Raises ValueError for a method, space or data set that does not exist, naming those that do. A value of
+    the wrong type is left as it is, for the specification's own validation to refuse.
+    """
+    request = dict(request)
+    method = _known(request.get("method", "evolution"), SEARCH_METHODS, "method")
+    request["method"] = request.get("method", "evolution")
+    request.setdefault("space", method.space)
+    space = _space(request["space"])
+    request.setdefault("dataset", _dataset_of(space, method))
+    if isinstance(request["dataset"], str):
+        _known(request["dataset"], DATASETS, "dataset")
+
+    config = request.get("config", {})
+    if not isinstance(config, Mapping):
+        return request
+    proposer = _merged(method.proposer, config.get("proposer", {}))
+    fitting = method.evaluator if method.evaluator.get("kind") in _evaluators_of(space) else {}
+    default = fitting or {"kind": _evaluators_of(space)[0]}
+    evaluator = _merged(default, config.get("evaluator", {}))
+    baseline = method.baseline and space.baseline is not None
+    request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
+    if isinstance(evaluator, Mapping):
+        request.setdefault("objectives", OBJECTIVES.get(str(evaluator.get("kind")), []))
+    return request
+
+
+def check_search(spec: "SearchSpec") -> None:
+    """Raises ValueError where the parts of a typed request do not fit each other."""
+    space = find(spec.space)
+    evaluator = spec.config.evaluator.kind
+    if evaluator != "cost" and evaluator not in _evaluators_of(space):
+        raise ValueError(
+            f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
+            f"choose one of {_evaluators_of(space)}"
+        )
+    shape = DATASETS[spec.dataset].shape
+    if evaluator in ("diffusion", "train") and shape != space.inputs:
+        raise ValueError(
+            f"dataset: {spec.dataset!r} has images of shape {shape}, "
+            f"but the networks of space {space.name!r} take {space.inputs}"
+        )
+    if spec.config.baseline and space.baseline is None:
+        raise ValueError(f"config.baseline: space {space.name!r} has no published baseline")
+    _check_limits(spec, space)
+
+
+def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:
+    limits = spec.constraints.limits()
+    if not limits:
+        return
+    rng = Random(0)
+    seen: dict[str, list[int]] = {name: [] for name in limits}
+    for _ in range(FEASIBILITY_DRAWS):
+        cost = space.cost_of(space.sample(rng))
+        values = {name: getattr(cost, name) for name in limits}
+        if all(bound.excess(values[name]) == 0 for name, bound in limits.items()):
+            return
+        for name, value in values.items():
+            seen[name].append(value)
+    ranges = ", ".join(f"{name} {min(values):,} to {max(values):,}" for name, values in seen.items())
+    raise ValueError(
+        f"constraints: none of {FEASIBILITY_DRAWS} random architectures of {space.name!r} meets them "
+        f"(seen: {ranges}); widen the limits"
+    )
+
+
+def _dataset_of(space: SearchSpace, method: SearchMethod) -> str:
+    """The method's own data set where the space takes its images, else the first that fits."""
+    if method.space == space.name or DATASETS[method.dataset].shape == space.inputs:
+        return method.dataset
+    fitting = [name for name, dataset in DATASETS.items() if dataset.shape == space.inputs]
+    return fitting[0] if fitting else method.dataset
+
+
+def _evaluators_of(space: SearchSpace) -> list[str]:
+    return [EVALUATOR_OF_TAG[tag] for tag in EVALUATOR_OF_TAG if tag in space.tags] or ["cost"]
+
+
+def _space(name: object) -> SearchSpace:
+    try:
+        return find(name) if isinstance(name, str) else SPACES[str(name)]
+    except LookupError:
+        raise ValueError(f"space: {name!r} is unknown; choose one of {sorted(every())}") from None
+
+
+def _known(name: object, table: Mapping[str, T], field_name: str) -> T:
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"{field_name}: {name!r} is unknown; choose one of {sorted(table)}")
+    return table[name]
+
+
+def _merged(default: Mapping[str, Any], given: object) -> object:
+    """The given options over the defaults; another `kind` than the default's starts from nothing."""
+    if not isinstance(given, Mapping):
+        return given
+    if given.get("kind", default.get("kind")) != default.get("kind"):
+        return dict(given)
+    return {**default, **given}

@@ -1,0 +1,303 @@
+"""The shared room of server and workers: the queue, the record and the stream.
+
+`Store` is the server's side and the queue; what a worker may write while it holds a job is `claim.Claim`.
+Every write of a job first updates the job's row and takes the next event numbers from it: so moves are
+guarded, events are gapless, and no reader overtakes a slower writer.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Engine, and_, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from server.store.claim import Claim
+from server.store.records import NewEvent, NotFound, append_events, new_id, now
+from server.store.signals import Polling, Signals
+from server.store.specs import JobSpec, canonical_json
+from server.store.states import ENDED, JobState, Request, sources
+from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point, Worker
+
+MAX_CRASHES = 5  # a job that loses its process so often without any progress is at fault itself
+
+
+class IllegalMove(RuntimeError):
+    """The job's state does not allow this."""
+
+
+class IdempotencyConflict(RuntimeError):
+    """The idempotency key was used before, for another request."""
+
+
+class Store:
+    """Jobs and everything they left, over one database."""
+
+    def __init__(self, engine: Engine, signals: Signals | None = None) -> None:
+        self.engine = engine
+        self.signals = signals or Polling()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        connection = self.engine.connect().execution_options(readonly=True)
+        with connection, Session(connection, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction. For the store's own rooms; callers elsewhere never see a session."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # ---------------------------------------------------------------- submitting and steering
+
+    def create_job(
+        self, spec: JobSpec, *, project: str = "default", idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """A queued job, and whether it is new: the same key and request give the job that exists.
+
+        Raises IdempotencyConflict where the key belongs to another request.
+        """
+        request = spec.model_dump(mode="json")
+        digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()
+        job = Job(
+            id=new_id(),
+            project=project,
+            name=spec.name,
+            kind=spec.kind,
+            method=spec.method,
+            space=spec.space,
+            dataset=spec.dataset,
+            spec=request,
+            state=JobState.QUEUED,
+            request_hash=digest,
+            idempotency_key=idempotency_key,
+            created_at=now(),
+            last_event=1,
+        )
+        try:
+            with self.writing() as session:
+                session.add(job)
+                session.flush()
+                append_events(session, job.id, 1, [NewEvent("job.queued", {"method": job.method})])
+        except IntegrityError:
+            return self._same_submission(project, idempotency_key, digest), False
+        self.signals.notify("jobs")
+        return job, True
+
+    def _same_submission(self, project: str, key: str | None, digest: str) -> Job:
+        with self._reading() as session:
+            known = session.scalars(
+                select(Job).where(Job.project == project, Job.idempotency_key == key)
+            ).one()
+        if known.request_hash != digest:
+            raise IdempotencyConflict(
+                f"idempotency key {key!r} was used for another request (job {known.id}); use a new key"
+            )
+        return known
+
+    def cancel(self, job_id: str) -> Job:
+        """Ends a waiting job at once; asks a running one to stop. Cancelling a cancelled job does nothing."""
+        job = self.job(job_id)
+        if job.state is JobState.CANCELLED or job.request is Request.CANCEL:
+            return job
+        if job.state is JobState.RUNNING:
+            return self._ask(job_id, Request.CANCEL, "job.cancel_requested")
+        return self._move(job_id, JobState.CANCELLED, "job.cancelled", finished_at=now())
+
+    def pause(self, job_id: str) -> Job:
+        """Holds a queued job back; asks a running one to finish its trials in flight and stop."""
+        job = self.job(job_id)
+        if job.state is JobState.PAUSED or job.request is Request.PAUSE:
+            return job
+        if job.state is JobState.RUNNING:
+            return self._ask(job_id, Request.PAUSE, "job.pause_requested")
+        return self._move(job_id, JobState.PAUSED, "job.paused")
+
+    def resume(self, job_id: str) -> Job:
+        """Queues a paused job again, or takes back a pause that has not happened yet."""
+        job = self.job(job_id)
+        if job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.request is None):
+            return job
+        if job.state is JobState.RUNNING and job.request is Request.PAUSE:
+            return self._ask(job_id, None, "job.resumed")
+        return self._move(job_id, JobState.QUEUED, "job.resumed", request=None)
+
+    def _ask(self, job_id: str, request: Request | None, kind: str) -> Job:
+        return self._guarded(job_id, frozenset({JobState.RUNNING}), kind, {"request": request})
+
+    def _move(self, job_id: str, target: JobState, kind: str, **changes: Any) -> Job:
+        return self._guarded(job_id, sources(target), kind, {"state": target, **changes})
+
+    def _guarded(
+        self, job_id: str, allowed: frozenset[JobState], kind: str, changes: Mapping[str, Any]
+    ) -> Job:
+        with self.writing() as session:
+            job = session.scalars(
+                update(Job)
+                .where(Job.id == job_id, Job.state.in_(allowed))
+                .values(last_event=Job.last_event + 1, **changes)
+                .returning(Job)
+            ).one_or_none()
+            if job is not None:
+                append_events(session, job_id, job.last_event, [NewEvent(kind)])
+        if job is None:
+            raise IllegalMove(f"job {job_id} is {self.job(job_id).state}: that is not possible any more")
+        self.signals.notify(job_id)
+        return job
+
+    # ---------------------------------------------------------------- the queue
+
+    def claim(self, worker: str, lease: timedelta) -> Claim | None:
+        """Takes the oldest job that waits, or whose worker has let its lease lapse."""
+        lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
+        waiting = select(Job.id).where(or_(Job.state == JobState.QUEUED, lapsed)).order_by(Job.id)
+        with self.writing() as session:
+            job = session.scalars(
+                update(Job)
+                .where(Job.id == waiting.limit(1).with_for_update(skip_locked=True).scalar_subquery())
+                .values(
+                    state=JobState.RUNNING,
+                    attempt=Job.attempt + 1,
+                    worker=worker,
+                    lease_until=now() + lease,
+                    last_event=Job.last_event + 1,
+                )
+                .returning(Job)
+                .execution_options(synchronize_session=False)
+            ).one_or_none()
+            if job is None:
+                return None
+            if job.started_at is None:
+                job.started_at = now()
+            event = NewEvent("job.running", {"attempt": job.attempt, "worker": worker})
+            append_events(session, job.id, job.last_event, [event])
+        self.signals.notify(job.id)
+        return Claim(self, job, lease)
+
+    def claim_of(self, job_id: str, attempt: int, lease: timedelta) -> Claim:
+        """The claim that another process of the same worker took. Its first write checks that it still holds."""
+        job = self.job(job_id)
+        job.attempt = attempt
+        return Claim(self, job, lease)
+
+    def lost_process(self, job_id: str, attempt: int, reason: str) -> None:
+        """The process that drove the job has died: back in the queue, or failed when that happens too often."""
+        with self.writing() as session:
+            job = session.scalars(
+                update(Job)
+                .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+                .values(last_event=Job.last_event + 1, crashes=Job.crashes + 1)
+                .returning(Job)
+            ).one_or_none()
+            if job is None:
+                return
+            hopeless = job.crashes >= MAX_CRASHES
+            job.lease_until, job.worker = None, None
+            if hopeless:
+                job.state, job.finished_at = JobState.FAILED, now()
+                job.reason = f"its process was lost {MAX_CRASHES} times without any progress: {reason}"
+            else:
+                job.state = JobState.CANCELLED if job.request is Request.CANCEL else JobState.QUEUED
+            kind = f"job.{job.state}" if job.state in ENDED else "job.process_lost"
+            append_events(session, job_id, job.last_event, [NewEvent(kind, {"reason": reason})])
+        self.signals.notify("jobs")
+        self.signals.notify(job_id)
+
+    # ---------------------------------------------------------------- reading
+
+    def job(self, job_id: str) -> Job:
+        with self._reading() as session:
+            return _found(session.get(Job, job_id), "job", job_id)
+
+    def jobs(
+        self,
+        *,
+        project: str | None = None,
+        kind: str | None = None,
+        method: str | None = None,
+        state: JobState | None = None,
+        text: str = "",
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Newest first; `cursor` is the id of the last job of the page before."""
+        query = select(Job).order_by(Job.id.desc()).limit(limit)
+        equal = {Job.project: project, Job.kind: kind, Job.method: method, Job.state: state}
+        for column, value in equal.items():
+            if value is not None:
+                query = query.where(column == value)
+        if text:
+            query = query.where(or_(Job.name.icontains(text, autoescape=True), Job.id.startswith(text)))
+        if cursor is not None:
+            query = query.where(Job.id < cursor)
+        with self._reading() as session:
+            return list(session.scalars(query))
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
+        with self._reading() as session:
+            query = select(Event).where(Event.job_id == job_id, Event.number > after)
+            return list(session.scalars(query.order_by(Event.number).limit(limit)))
+
+    def candidate(self, candidate_id: str) -> Candidate:
+        with self._reading() as session:
+            return _found(session.get(Candidate, candidate_id), "candidate", candidate_id)
+
+    def candidates(self, job_id: str) -> list[Candidate]:
+        """All of a job's search memory, in the order it was proposed."""
+        with self._reading() as session:
+            query = select(Candidate).where(Candidate.job_id == job_id).order_by(Candidate.number)
+            return list(session.scalars(query))
+
+    def points(self, candidate_id: str) -> list[Point]:
+        with self._reading() as session:
+            query = select(Point).where(Point.candidate_id == candidate_id).order_by(Point.step)
+            return list(session.scalars(query))
+
+    def artifacts(self, job_id: str, candidate_id: str | None = None) -> list[Artifact]:
+        query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.id)
+        if candidate_id is not None:
+            query = query.where(Artifact.candidate_id == candidate_id)
+        with self._reading() as session:
+            return list(session.scalars(query))
+
+    def artifact(self, artifact_id: str) -> Artifact:
+        with self._reading() as session:
+            return _found(session.get(Artifact, artifact_id), "artifact", artifact_id)
+
+    def llm_calls(self, job_id: str) -> list[LLMCall]:
+        with self._reading() as session:
+            return list(session.scalars(select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id)))
+
+    def measured(self, signature: str, keys: Sequence[str]) -> dict[str, Candidate]:
+        """Completed candidates of any job with this evaluation signature, by key."""
+        query = select(Candidate).where(
+            Candidate.signature == signature, Candidate.key.in_(keys), Candidate.scores.is_not(None)
+        )
+        with self._reading() as session:
+            return {candidate.key: candidate for candidate in session.scalars(query.order_by(Candidate.id))}
+
+    # ---------------------------------------------------------------- workers
+
+    def report_worker(self, worker: Worker) -> None:
+        with self.writing() as session:
+            session.merge(worker)
+
+    def forget_worker(self, name: str) -> None:
+        with self.writing() as session:
+            known = session.get(Worker, name)
+            if known is not None:
+                session.delete(known)
+
+    def workers(self) -> list[Worker]:
+        with self._reading() as session:
+            return list(session.scalars(select(Worker).order_by(Worker.started_at)))
+
+
+def _found(row: Any, noun: str, row_id: str) -> Any:
+    if row is None:
+        raise NotFound(f"no {noun} {row_id}")
+    return row

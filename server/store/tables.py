@@ -1,0 +1,198 @@
+"""The tables: jobs, candidates and their curves, events, artifacts, language-model calls, workers."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from server.store.states import CandidateState, JobState, Request
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite drops the zone, so it is put back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def _enum(kind: type[StrEnum]) -> Enum:
+    """Stored by value, as plain text: a new state needs no change of the database's types."""
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda k: [member.value for member in k])
+
+
+class Table(DeclarativeBase):
+    type_annotation_map = {
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+        JobState: _enum(JobState),
+        CandidateState: _enum(CandidateState),
+        Request: _enum(Request),
+    }
+
+
+class Job(Table):
+    """One request and how far it has come. `attempt` grows at each claim and fences every worker's write."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(String(32))
+    space: Mapped[str | None] = mapped_column(String(64))
+    dataset: Mapped[str | None] = mapped_column(String(64))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    result: Mapped[dict[str, Any] | None]
+    request: Mapped[Request | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    last_event: Mapped[int] = mapped_column(default=0)
+    running_seconds: Mapped[float] = mapped_column(default=0.0)
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    request_hash: Mapped[str] = mapped_column(String(64), default="")
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("jobs_by_idempotency_key", "project", "idempotency_key", unique=True),
+        Index("jobs_to_claim", "state", "lease_until"),
+    )
+
+
+class Candidate(Table):
+    """One architecture in one job, and what came of it: a row of search memory."""
+
+    __tablename__ = "candidates"
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    key: Mapped[str] = mapped_column(String(400))
+    space: Mapped[str] = mapped_column(String(64))
+    architecture: Mapped[dict[str, Any]]
+    origin: Mapped[str] = mapped_column(String(64))
+    parents: Mapped[list[Any]]
+    note: Mapped[str] = mapped_column(Text, default="")
+    params: Mapped[int] = mapped_column(BigInteger)
+    macs: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[CandidateState]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    metrics: Mapped[dict[str, Any]]
+    scores: Mapped[list[Any] | None]
+    score: Mapped[float | None]
+    violation: Mapped[float] = mapped_column(default=0.0)
+    signature: Mapped[str] = mapped_column(String(200), default="")
+    reused_from: Mapped[str | None] = mapped_column(String(24))
+    tries: Mapped[int] = mapped_column(default=1)
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("candidates_by_number", "job_id", "number", unique=True),
+        Index("candidates_by_key", "job_id", "key", unique=True),
+        Index("candidates_by_score", "job_id", "score"),
+        Index("candidates_to_reuse", "signature", "key"),
+    )
+
+
+class Point(Table):
+    """One report of a running trial: a point of its curves."""
+
+    __tablename__ = "points"
+
+    candidate_id: Mapped[str] = mapped_column(
+        ForeignKey("candidates.id", ondelete="CASCADE"), primary_key=True
+    )
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    metrics: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class Event(Table):
+    """One line of a job's append-only log; its number is the cursor of every reader."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(48))
+    candidate_id: Mapped[str | None] = mapped_column(String(24))
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class Artifact(Table):
+    """A file that a job left, by name; `path` is relative to the artifact root."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    candidate_id: Mapped[str | None] = mapped_column(
+        ForeignKey("candidates.id", ondelete="CASCADE"), index=True
+    )
+    name: Mapped[str] = mapped_column(String(200))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(400))
+    created_at: Mapped[datetime]
+
+
+class LLMCall(Table):
+    """One call of a language model. `key` is the hash of everything that was sent."""
+
+    __tablename__ = "llm_calls"
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    key: Mapped[str] = mapped_column(String(64), index=True)
+    purpose: Mapped[str] = mapped_column(String(32))
+    model: Mapped[str] = mapped_column(String(100))
+    messages: Mapped[list[Any]]
+    reply: Mapped[str | None] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(Text, default="")
+    prompt_tokens: Mapped[int] = mapped_column(default=0)
+    completion_tokens: Mapped[int] = mapped_column(default=0)
+    cost_usd: Mapped[float] = mapped_column(default=0.0)
+    latency_s: Mapped[float] = mapped_column(default=0.0)
+    created_at: Mapped[datetime]
+
+
+class Worker(Table):
+    """A worker process that reports itself, for the cluster page."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    host: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int]
+    slots: Mapped[int]
+    ray_address: Mapped[str] = mapped_column(String(200), default="")
+    resources: Mapped[dict[str, Any]]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]

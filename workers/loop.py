@@ -1,0 +1,440 @@
+"""The search loop: ask, run, tell. Every search method runs through it; they differ in what they compose.
+
+The loop keeps no truth of its own. What it has done is in the claim's rows, so a search that was cut off at
+any point goes on from them: finished evaluations are read back, those in flight are run again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from search_spaces.space import Architecture, Cost, SearchSpace
+from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
+from server.store.specs import SearchSpec
+from server.store.states import CandidateState, JobState, Request
+from server.store.tables import Candidate
+from workers.executors import Done, Executor, Failed, Progress, TrialSetup, TrialTask
+from workers.memory import Attempt, SearchMemory
+from workers.proposers.proposer import Proposal, Proposer
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 0.5  # how often a running job looks whether it should stop
+FLUSH_SECONDS = 0.1  # how long cheap results may wait for company before they are written
+FAILURES_AT_START = 3  # nothing has worked yet: the set-up is wrong, not the candidates
+FAILURES_IN_A_ROW = 10
+
+
+class SearchFailed(RuntimeError):
+    """The search cannot go on; the message is what users read."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A composed search: everything the loop needs but the job's record."""
+
+    spec: SearchSpec
+    space: SearchSpace
+    proposer: Proposer
+    executor: Executor
+    setup: TrialSetup
+    signature: str
+    trains: bool
+    """Trials cost device time: they are put on record before they run, and looked up in earlier jobs."""
+    slow_proposer: bool = False
+    """Ask ahead, in a thread, while trials run."""
+
+
+@dataclass
+class _Flight:
+    """A candidate that is being measured."""
+
+    id: str
+    arch: Architecture
+    cost: Cost
+    origin: str
+    tries: int = 1
+
+
+@dataclass
+class _State:
+    """Where the search stands; rebuilt from the rows of the job."""
+
+    memory: SearchMemory = field(default_factory=SearchMemory)
+    flying: dict[str, _Flight] = field(default_factory=dict)
+    ids: dict[Architecture, str] = field(default_factory=dict)
+    begun: int = 0
+    best: float | None = None
+    since_best: int = 0
+    failures: int = 0
+    first_reason: str = ""
+    device_seconds: float = 0.0
+    reference: dict[str, float] = field(default_factory=dict)
+    exhausted: bool = False
+
+
+def run_search(claim: Claim, search: Search) -> None:
+    """Runs the job to its end, or until the user pauses or cancels it. Raises SearchFailed and LostClaim."""
+    with heartbeat(claim) as beat:
+        try:
+            state, reason = _Loop(claim, search, beat).run()
+        finally:
+            search.executor.stop()
+    claim.finish(state, reason=reason, result=_result(claim) if state is JobState.SUCCEEDED else None)
+
+
+class _Loop:
+    def __init__(self, claim: Claim, search: Search, beat: "Beat") -> None:
+        self.claim = claim
+        self.search = search
+        self.beat = beat
+        self.spec = search.spec
+        self.state = _restore(claim, search)
+        self.lead = self.spec.objectives[0]
+        self.slots = self.spec.config.trials.parallel if search.trains else 1
+        self.new: list[NewCandidate] = []
+        self.ended: list[Outcome] = []
+        self.flushed_at = time.monotonic()
+        self.asks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
+        self.asked: Future[list[Proposal]] | None = None
+        self.ready: list[Proposal] = []
+
+    def run(self) -> tuple[JobState, str]:
+        for flight in self.state.flying.values():  # cut off by a crash or a pause: run again
+            self.claim.retry(flight.id, "the process that ran it was lost")
+            self.search.executor.submit(self._task(flight))
+        try:
+            while True:
+                self.beat.check()
+                if self.beat.request is Request.CANCEL:
+                    return JobState.CANCELLED, ""
+                over = "paused" if self.beat.request is Request.PAUSE else self._over()
+                if not over:
+                    self._propose()
+                if not self.state.flying and (over or self.state.exhausted):
+                    self._flush()
+                    if self.beat.request is Request.PAUSE:
+                        return JobState.PAUSED, ""
+                    return JobState.SUCCEEDED, over or "the space holds nothing more to try"
+                self._listen()
+                self._flush_if_due()
+        finally:
+            self.asks.shutdown(wait=False, cancel_futures=True)
+
+    # ---------------------------------------------------------------- ask
+
+    def _propose(self) -> None:
+        if self._begin_baseline():
+            return
+        waiting_for_baseline = self.spec.config.baseline and not self.state.reference
+        free = min(self.slots - len(self.state.flying), self.spec.budget.evaluations - self.state.begun)
+        if waiting_for_baseline or free <= 0:
+            return
+        if self.search.slow_proposer:
+            self._ask_ahead(free)
+        else:
+            self.ready = self._ask(free, self.state.memory)
+            self.state.exhausted = not self.ready
+        self._begin(self.ready[:free])
+        self.ready = self.ready[free:]
+
+    def _ask(self, count: int, memory: SearchMemory) -> list[Proposal]:
+        # A function of the record: a search that continues after a crash asks the same question again.
+        rng = Random(f"{self.spec.seed}/{self.state.begun}")
+        return self.search.proposer.ask(memory, count, rng)
+
+    def _ask_ahead(self, free: int) -> None:
+        """Keeps one answer of a slow proposer in stock, so that devices do not wait for it."""
+        if self.asked is not None and self.asked.done():
+            fresh = [p for p in self.asked.result() if not self.state.memory.seen(p.arch)]
+            self.state.exhausted = not fresh and not self.ready
+            self.ready += fresh
+            self.asked = None
+        if self.asked is None and len(self.ready) <= free and not self.state.exhausted:
+            memory = self.state.memory.asked(*(proposal.arch for proposal in self.ready))
+            self.asked = self.asks.submit(self._ask, max(1, self.slots), memory)
+
+    def _begin_baseline(self) -> bool:
+        baseline = self.search.space.baseline
+        if not self.spec.config.baseline or baseline is None or self.state.begun:
+            return False
+        self._begin([Proposal(baseline, "baseline", note="the published reference point")])
+        return True
+
+    def _begin(self, proposals: Sequence[Proposal]) -> None:
+        known = self._known(proposals)
+        for proposal in proposals:
+            cost = self.search.space.cost_of(proposal.arch)
+            candidate = self._candidate(proposal, cost)
+            self.new.append(candidate)
+            self.state.begun += 1
+            self.state.ids[proposal.arch] = candidate.id
+            self.state.memory = self.state.memory.asked(proposal.arch)
+            flight = _Flight(candidate.id, proposal.arch, cost, proposal.origin)
+            self.state.flying[flight.id] = flight
+            if proposal.arch.key in known:
+                self._reuse(flight, known[proposal.arch.key])
+        if self.search.trains:
+            self._flush()  # on record before it costs anything
+        for proposal in proposals:
+            flight_id = self.state.ids[proposal.arch]
+            if flight_id in self.state.flying:
+                self.search.executor.submit(self._task(self.state.flying[flight_id]))
+
+    def _known(self, proposals: Sequence[Proposal]) -> dict[str, Candidate]:
+        """What earlier jobs have measured in just the same way; a table look-up is not worth the question."""
+        if not self.search.trains:
+            return {}
+        keys = [proposal.arch.key for proposal in proposals]
+        return self.claim.store.measured(self.search.signature, keys)
+
+    def _candidate(self, proposal: Proposal, cost: Cost) -> NewCandidate:
+        return NewCandidate(
+            key=proposal.arch.key,
+            space=proposal.arch.space,
+            architecture=dict(self.search.space.decode(proposal.arch)),
+            params=cost.params,
+            macs=cost.macs,
+            origin=proposal.origin,
+            signature=self.search.signature,
+            parents=[self.state.ids[parent] for parent in proposal.parents if parent in self.state.ids],
+            note=proposal.note,
+        )
+
+    def _task(self, flight: _Flight) -> TrialTask:
+        is_baseline = flight.origin == "baseline"
+        reference = {} if is_baseline else self.state.reference
+        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference)
+
+    # ---------------------------------------------------------------- tell
+
+    def _listen(self) -> None:
+        for update in self.search.executor.poll(POLL_SECONDS):
+            flight = self.state.flying.get(update.id)
+            if flight is None:
+                continue
+            match update:
+                case Progress(_, step, metrics):
+                    self.claim.report(flight.id, step, metrics)
+                case Done():
+                    self._completed(flight, update)
+                case Failed():
+                    self._failed(flight, update)
+
+    def _completed(self, flight: _Flight, done: Done) -> None:
+        metrics = dict(done.measurement.metrics)
+        scores = tuple(o.score(metrics[o.metric]) for o in self.spec.objectives)
+        outcome = Outcome(
+            flight.id,
+            CandidateState.COMPLETED,
+            metrics=metrics,
+            scores=scores,
+            violation=_violation(self.spec, metrics),
+            device_seconds=done.measurement.device_seconds,
+            files=done.files,
+        )
+        self._end(flight, outcome)
+
+    def _reuse(self, flight: _Flight, known: Candidate) -> None:
+        """Takes over what another job has paid for."""
+        scores = tuple(o.score(known.metrics[o.metric]) for o in self.spec.objectives)
+        violation = _violation(self.spec, known.metrics)
+        outcome = Outcome(
+            flight.id,
+            CandidateState.COMPLETED,
+            metrics=known.metrics,
+            scores=scores,
+            violation=violation,
+            reused_from=known.id,
+        )
+        self._end(flight, outcome)
+
+    def _failed(self, flight: _Flight, failed: Failed) -> None:
+        if failed.crashed and flight.tries <= self.spec.config.trials.retries:
+            flight.tries += 1
+            self.claim.retry(flight.id, failed.reason)
+            self.search.executor.submit(self._task(flight))
+            return
+        self._end(flight, Outcome(flight.id, CandidateState.FAILED, reason=failed.reason))
+        if self.spec.config.baseline and not self.state.reference:
+            self._flush()
+            raise SearchFailed(f"the baseline could not be measured: {failed.reason}")
+        limit = FAILURES_IN_A_ROW if self.state.memory.scored else FAILURES_AT_START
+        if self.state.failures >= limit:
+            self._flush()
+            raise SearchFailed(
+                f"{self.state.failures} candidates in a row failed, the first with: {self.state.first_reason}"
+            )
+
+    def _end(self, flight: _Flight, outcome: Outcome) -> None:
+        del self.state.flying[flight.id]
+        self.ended.append(outcome)
+        _remember(self.state, self.spec, _attempt(flight.arch, flight.cost, flight.origin, outcome))
+        self.state.device_seconds += outcome.device_seconds
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() - self.flushed_at > FLUSH_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Writes what has begun and ended since the last time, in one transaction."""
+        new, ended, self.new, self.ended = self.new, self.ended, [], []
+        self.claim.record(new, ended, self.state.begun - len(new) + 1)
+        self.flushed_at = time.monotonic()
+
+    # ---------------------------------------------------------------- stop
+
+    def _over(self) -> str:
+        """Why no more may be begun; empty while the budget lasts."""
+        budget, state = self.spec.budget, self.state
+        if budget.target is not None and state.best is not None:
+            if state.best >= self.lead.score(budget.target):
+                return f"the target {self.lead.metric} {budget.target:g} is reached"
+        if state.begun >= budget.evaluations:
+            return "all evaluations of the budget are used"
+        if budget.wall_time_s is not None and self.beat.running_seconds() >= budget.wall_time_s:
+            return "the wall time of the budget is used"
+        if budget.device_hours is not None and state.device_seconds >= budget.device_hours * 3600:
+            return "the device hours of the budget are used"
+        if budget.patience is not None and state.since_best >= budget.patience:
+            return f"no new best in {budget.patience} evaluations"
+        return ""
+
+
+# -------------------------------------------------------------------- the record
+
+
+def _restore(claim: Claim, search: Search) -> _State:
+    """The state that the job's rows tell of."""
+    state = _State()
+    rows = claim.candidates()
+    ended = {CandidateState.COMPLETED, CandidateState.FAILED}
+    for row in rows:
+        state.ids[search.space.parse_key(row.key)] = row.id
+    state.begun = len(rows)
+    for row in sorted(
+        (row for row in rows if row.state in ended), key=lambda row: (row.finished_at, row.number)
+    ):
+        arch = search.space.parse_key(row.key)
+        outcome = Outcome(
+            row.id, row.state, row.metrics, row.scores, row.violation, row.reason, row.device_seconds
+        )
+        attempt = _attempt(arch, Cost(row.params, row.macs), row.origin, outcome)
+        _remember(state, search.spec, replace(attempt, note=row.note or row.reason))
+        state.device_seconds += row.device_seconds
+    for row in rows:
+        if row.state not in ended:
+            arch = search.space.parse_key(row.key)
+            cost = Cost(row.params, row.macs)
+            state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries)
+            state.memory = state.memory.asked(arch)
+    return state
+
+
+def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> Attempt:
+    scores = None if outcome.scores is None else tuple(outcome.scores)
+    metrics = dict(outcome.metrics)
+    return Attempt(arch, scores, cost, origin, metrics, outcome.reason, outcome.violation)
+
+
+def _remember(state: _State, spec: SearchSpec, attempt: Attempt) -> None:
+    state.memory = state.memory.told(attempt)
+    if attempt.score is None:
+        state.first_reason = state.first_reason if state.failures else attempt.note
+        state.failures += 1
+    else:
+        state.failures = 0
+        if attempt.origin == "baseline":
+            state.reference = dict(attempt.metrics)
+    if attempt.score is not None and attempt.violation == 0 and _better(attempt.score, state.best):
+        state.best, state.since_best = attempt.score, 0
+    else:
+        state.since_best += 1
+
+
+def _better(score: float, best: float | None) -> bool:
+    return best is None or score > best
+
+
+def _violation(spec: SearchSpec, metrics: dict[str, float]) -> float:
+    """How far the constraints that are known only after measuring are broken."""
+    limit = spec.constraints.latency_ms
+    if limit is None:
+        return 0.0
+    return abs(limit.bound().excess(metrics["latency_ms"]))
+
+
+def _result(claim: Claim) -> dict[str, Any]:
+    """The incumbent, for the job's row."""
+    scored = [row for row in claim.candidates() if row.score is not None]
+    best = min(scored, key=lambda row: (row.violation, -(row.score or 0.0), row.number), default=None)
+    if best is None:
+        return {"best": None}
+    return {"best": best.id, "metrics": best.metrics, "key": best.key}
+
+
+# -------------------------------------------------------------------- the beat
+
+
+class Beat:
+    """Keeps the claim alive from a thread of its own, so that a slow ask or poll does not lose the job."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.request: Request | None = None
+        self._failure: Exception | None = None
+        self._stop = threading.Event()
+        self._started_at = time.monotonic()
+        self._before = claim.running_seconds()
+        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+
+    def check(self) -> None:
+        """Raises what the beat has run into: LostClaim, or a database that stayed away."""
+        if self._failure is not None:
+            raise self._failure
+
+    def running_seconds(self) -> float:
+        return self._before + time.monotonic() - self._started_at
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        period = self.claim.lease.total_seconds() / 3
+        due = 0.0
+        while not self._stop.is_set():
+            try:
+                if time.monotonic() >= due:
+                    self.request = self.claim.beat()
+                    due = time.monotonic() + period
+                else:
+                    self.request = self.claim.requested()
+            except LostClaim as lost:
+                self._failure = lost
+                return
+            except OperationalError:
+                log.warning("job %s: the database does not answer; waiting", self.claim.job.id)
+            self._stop.wait(LOOK_SECONDS)
+
+
+@contextmanager
+def heartbeat(claim: Claim) -> Iterator[Beat]:
+    beat = Beat(claim)
+    beat.start()
+    try:
+        yield beat
+    finally:
+        beat.stop()

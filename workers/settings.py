@@ -1,0 +1,44 @@
+"""How this worker works: compute, leases, and the language model's endpoint. Set by the operator only."""
+
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from server.store.settings import StoreSettings
+
+
+class WorkerSettings(StoreSettings):
+    worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    worker_slots: int = Field(2, ge=1)
+    """Jobs that this worker drives at a time."""
+    lease_seconds: float = Field(15.0, gt=1)
+    """How long a silent worker keeps its job."""
+    ray_address: str = ""
+    """A running Ray cluster (`host:6379`, `ray://...`); empty to start a local one when it is needed."""
+    ray_cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Processors of the local Ray cluster."""
+    device: str = "auto"
+    """Where trials compute: `cpu`, `cuda`, or `auto` for a GPU where there is one."""
+    inception_weights: Path | None = None
+    """Published Inception weights for FID; without them a classifier trained on the data set serves."""
+
+    llm_base_url: str = ""
+    """An OpenAI-compatible endpoint; empty for none, and evolution proposes instead."""
+    llm_api_key: SecretStr = SecretStr("")
+    llm_model: str = ""
+    llm_timeout_s: float = Field(60.0, gt=0)
+    llm_price_prompt: float = Field(0.0, ge=0)
+    """US dollars per million prompt tokens."""
+    llm_price_completion: float = Field(0.0, ge=0)
+    """US dollars per million completion tokens."""
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def cache(self) -> Path:
+        return self.data_dir.absolute() / "cache"

@@ -1,0 +1,180 @@
+"""Trials on Ray Tune: packed on the cluster's devices, in warm actors that go from trial to trial.
+
+Tune is the executor, not the search: it is fed from a queue, it tells what happened through another, and
+its own experiment state is disposable.
+"""
+
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from workers.executors import Done, Failed, Progress, TrialTask, Update, run_trial
+from workers.trial import TrialFailed
+
+STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
+
+
+class Stopped(RuntimeError):
+    """Ends Tune's loop from inside; its own clean-up then removes the actors."""
+
+
+class _Labelled:
+    """A task as a Tune configuration value: opaque, printed by its id."""
+
+    def __init__(self, task: TrialTask) -> None:
+        self.task = task
+
+    def __repr__(self) -> str:
+        return self.task.id
+
+
+class _Feed(Searcher):  # type: ignore[misc]
+    """Hands Tune the queued tasks, one when it asks."""
+
+    def __init__(self, tasks: "queue.SimpleQueue[TrialTask]", finished: threading.Event) -> None:
+        super().__init__(metric="done", mode="max")
+        self.tasks = tasks
+        self.finished = finished
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            return {"task": _Labelled(self.tasks.get_nowait())}
+        except queue.Empty:
+            return Searcher.FINISHED if self.finished.is_set() else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        pass
+
+    def __deepcopy__(self, _memo: object) -> "_Feed":
+        return self
+
+
+class _Relay(Callback):  # type: ignore[misc]
+    """Turns Tune's callbacks into updates."""
+
+    def __init__(self, updates: "queue.SimpleQueue[Update]", stopping: threading.Event) -> None:
+        self.updates = updates
+        self.stopping = stopping
+        self.ended: set[str] = set()
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        if self.stopping.is_set():
+            raise Stopped
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        update = result.get("update")
+        if update is not None:
+            self._tell(update)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        task = trial.config["task"].task
+        if task.id not in self.ended:
+            self._tell(Failed(task.id, "the trial ended without a result", crashed=True))
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        task = trial.config["task"].task
+        self._tell(Failed(task.id, _reason(trial), crashed=True))
+
+    def _tell(self, update: Update) -> None:
+        if not isinstance(update, Progress):
+            if update.id in self.ended:
+                return
+            self.ended.add(update.id)
+        self.updates.put(update)
+
+
+def _reason(trial: TuneTrial) -> str:
+    error = trial.get_error()
+    lines = str(error if error is not None else "the trial's process was lost").strip().splitlines()
+    return lines[-1][:500]
+
+
+def _run(config: Mapping[str, Any]) -> None:
+    """What a Ray actor does for one task."""
+    task: TrialTask = config["task"].task
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        tune.report({"update": Progress(task.id, step, dict(metrics)), "done": 0})
+
+    update: Done | Failed
+    try:
+        update = run_trial(task, report)
+    except TrialFailed as failure:
+        update = Failed(task.id, str(failure))
+    tune.report({"update": update})
+
+
+class TuneExecutor:
+    """Runs tasks on the Ray cluster that this process is connected to.
+
+    A failed task's id may be submitted again: each submission is a Tune trial of its own.
+    """
+
+    def __init__(self, *, cpus: float, gpus: float, parallel: int, folder: Path) -> None:
+        self._tasks: queue.SimpleQueue[TrialTask] = queue.SimpleQueue()
+        self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        self._finished = threading.Event()
+        self._stopping = threading.Event()
+        self._relay = _Relay(self._updates, self._stopping)
+        self._failure: BaseException | None = None
+        tuner = Tuner(
+            tune.with_resources(_run, {"cpu": cpus, "gpu": gpus}),
+            tune_config=TuneConfig(
+                search_alg=_Feed(self._tasks, self._finished),
+                num_samples=-1,
+                max_concurrent_trials=parallel,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=RunConfig(storage_path=str(folder), name="trials", verbose=0, callbacks=[self._relay]),
+        )
+        self._thread = threading.Thread(target=self._fit, args=(tuner,), name="tune", daemon=True)
+        self._thread.start()
+
+    def _fit(self, tuner: Tuner) -> None:
+        try:
+            tuner.fit()
+        except Stopped:
+            pass
+        except Exception as error:  # noqa: BLE001 - handed to the polling thread, which raises it
+            self._failure = error
+
+    def submit(self, task: TrialTask) -> None:
+        self._relay.ended.discard(task.id)
+        self._tasks.put(task)
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Raises RuntimeError where Ray Tune itself has broken down."""
+        updates: list[Update] = []
+        try:
+            updates.append(self._updates.get(timeout=timeout))
+            while True:
+                updates.append(self._updates.get_nowait())
+        except queue.Empty:
+            pass
+        if not updates and not self._thread.is_alive():
+            raise RuntimeError(f"Ray Tune has stopped: {self._failure}") from self._failure
+        return updates
+
+    def stop(self) -> None:
+        self._finished.set()
+        self._stopping.set()
+        self._thread.join(timeout=STOP_SECONDS)
+
+
+def connect(address: str) -> None:
+    """Joins a Ray cluster as a driver; does nothing when this process has joined already."""
+    if not ray.is_initialized():
+        ray.init(address=address, namespace="archsmith", log_to_driver=False, logging_level="WARNING")
