@@ -1,0 +1,99 @@
+"""What can be asked for: methods, spaces, data sets; and the price of an architecture."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+
+import search_spaces
+from search_spaces.space import Architecture, SearchSpace
+from server.api.dependencies import StoreDep
+from server.api.schemas import (
+    ArchitectureBody,
+    ArchitectureView,
+    ChoiceView,
+    DatasetView,
+    MethodView,
+    SpaceView,
+    WorkerView,
+    views,
+)
+from server.store.datasets import DATASETS
+from server.store.methods import SEARCH_METHODS
+from server.store.specs import SearchSpec
+
+router = APIRouter(tags=["catalogue"])
+
+
+@router.get("/methods")
+def methods() -> list[MethodView]:
+    """Every method with its defaults and the JSON Schema of its options."""
+    options = SearchSpec.model_json_schema()
+    return [
+        MethodView(
+            name=name,
+            kind="search",
+            about=method.about,
+            defaults=SearchSpec.model_validate({"method": name}).model_dump(mode="json"),
+            options=options,
+        )
+        for name, method in SEARCH_METHODS.items()
+    ]
+
+
+@router.get("/spaces")
+def spaces() -> list[SpaceView]:
+    return [_space_view(space) for space in search_spaces.every().values()]
+
+
+@router.get("/spaces/{name}")
+def space(name: str) -> SpaceView:
+    return _space_view(search_spaces.find(name))
+
+
+@router.post("/spaces/{name}/validate")
+def validate(name: str, body: ArchitectureBody) -> ArchitectureView:
+    """The canonical form of an architecture; 422 with the reason where it is none of this space."""
+    return _priced(search_spaces.find(name), body)
+
+
+@router.post("/spaces/{name}/cost")
+def cost(name: str, body: ArchitectureBody) -> ArchitectureView:
+    """Parameters, and multiply-accumulates of one forward pass."""
+    return _priced(search_spaces.find(name), body)
+
+
+@router.get("/datasets")
+def datasets() -> list[DatasetView]:
+    return [DatasetView(name=name, **asdict(dataset)) for name, dataset in DATASETS.items()]
+
+
+@router.get("/cluster", tags=["cluster"])
+def cluster(store: StoreDep) -> list[WorkerView]:
+    """The workers that have reported themselves, and when they were last seen."""
+    return views(WorkerView, store.workers())
+
+
+def _priced(space: SearchSpace, body: ArchitectureBody) -> ArchitectureView:
+    given = body.architecture
+    arch = space.parse_key(given) if isinstance(given, str) else space.encode(given)
+    price = space.cost_of(arch)
+    return ArchitectureView(
+        key=arch.key, architecture=_decoded(space, arch), params=price.params, macs=price.macs
+    )
+
+
+def _decoded(space: SearchSpace, arch: Architecture) -> dict[str, Any]:
+    return dict(space.decode(arch))
+
+
+def _space_view(space: SearchSpace) -> SpaceView:
+    return SpaceView(
+        name=space.name,
+        about=space.about,
+        size=space.size,
+        inputs=space.inputs,
+        tags=list(space.tags),
+        choices=[ChoiceView(name=c.name, options=list(c.options), about=c.about) for c in space.choices],
+        baseline=None if space.baseline is None else _decoded(space, space.baseline),
+    )

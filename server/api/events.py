@@ -1,0 +1,68 @@
+"""The event log of a job, as pages and as a live stream. Both read the same rows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from server.api.dependencies import StoreDep
+from server.api.schemas import EventView, Page, views
+from server.store.states import ENDED
+from server.store.store import Store
+
+router = APIRouter(tags=["events"])
+
+PAGE = 500
+IDLE_SECONDS = 15.0  # without news for so long, a comment keeps the connection open
+
+
+@router.get("/jobs/{job_id}/events", response_model=Page[EventView])
+def events(
+    job_id: str,
+    store: StoreDep,
+    follow: bool = True,
+    after: Annotated[int, Query(ge=0, description="number of the last event you have seen")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+) -> Page[EventView] | Response:
+    """Server-sent events, until the job has ended; `Last-Event-ID` resumes without a gap.
+
+    `follow=false` gives a page of JSON instead. Numbers run from 1 without gaps.
+    """
+    store.job(job_id)
+    after = last_event_id if last_event_id is not None else after
+    if follow:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            _stream(store, job_id, after), media_type="text/event-stream", headers=headers
+        )
+    rows = store.events(job_id, after=after, limit=limit)
+    cursor = str(rows[-1].number) if len(rows) == limit else None
+    return Page(items=views(EventView, rows), next_cursor=cursor)
+
+
+async def _stream(store: Store, job_id: str, after: int) -> AsyncIterator[bytes]:
+    quiet = 0.0
+    while True:
+        # in this order: an event written between the two look-ups is seen in the next turn
+        job = await asyncio.to_thread(store.job, job_id)
+        rows = await asyncio.to_thread(store.events, job_id, after=after, limit=PAGE)
+        for row in rows:
+            after = row.number
+            view = EventView.model_validate(row)
+            yield format_sse_event(data_str=view.model_dump_json(), event=row.kind, id=str(row.number))
+        if job.state in ENDED and after >= job.last_event:
+            return
+        if rows:
+            quiet = 0.0
+            continue
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.to_thread(store.signals.wait, job_id, 1.0)
+        quiet += loop.time() - began
+        if quiet >= IDLE_SECONDS:
+            quiet = 0.0
+            yield KEEPALIVE_COMMENT

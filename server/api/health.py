@@ -1,0 +1,48 @@
+"""Liveness, readiness and Prometheus metrics, at the root."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from server.api.dependencies import StoreDep
+from server.store.engine import SchemaMismatch, check
+from server.store.tables import Candidate, Job
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz(store: StoreDep, response: Response) -> dict[str, str]:
+    """The database answers and has the schema of this version; else 503."""
+    try:
+        check(store.engine)
+    except SchemaMismatch as mismatch:
+        response.status_code = 503
+        return {"status": str(mismatch)}
+    return {"status": "ok"}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(request: Request, store: StoreDep) -> Response:
+    """Jobs and candidates by state, device seconds, workers: counted in the database at each scrape."""
+    registry = CollectorRegistry()
+    jobs = Gauge("archsmith_jobs", "Jobs by state", ["state"], registry=registry)
+    candidates = Gauge("archsmith_candidates", "Candidates by state", ["state"], registry=registry)
+    device = Gauge("archsmith_device_seconds", "Device seconds of all candidates", registry=registry)
+    workers = Gauge("archsmith_workers", "Workers that have reported themselves", registry=registry)
+    with Session(store.engine) as session:
+        for state, count in session.execute(select(Job.state, func.count()).group_by(Job.state)):
+            jobs.labels(state.value).set(count)
+        by_state = select(Candidate.state, func.count()).group_by(Candidate.state)
+        for state, count in session.execute(by_state):
+            candidates.labels(state.value).set(count)
+        device.set(session.scalar(select(func.sum(Candidate.device_seconds))) or 0.0)
+    workers.set(len(store.workers()))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,209 @@
+"""Jobs: submit, steer, read; and the search memory of each."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from server.api.dependencies import ArtifactsDep, StoreDep
+from server.api.schemas import (
+    ArtifactView,
+    CandidateDetail,
+    CandidateView,
+    JobDetail,
+    JobView,
+    LLMCallView,
+    Page,
+    PointView,
+    views,
+)
+from server.store import views as questions
+from server.store.specs import JobSpec
+from server.store.states import CandidateState, JobState
+from server.store.store import NotFound
+from server.store.tables import Artifact, Job
+
+router = APIRouter(tags=["jobs"])
+
+Limit = Annotated[int, Query(ge=1, le=500)]
+EXAMPLE = {
+    "kind": "search",
+    "method": "evolution",
+    "space": "unet-8",
+    "dataset": "digits",
+    "budget": {"evaluations": 12},
+    "constraints": {"params": {"max": 400_000}},
+}
+
+
+@router.post("/jobs", status_code=201)
+def submit(
+    spec: Annotated[JobSpec, Body(openapi_examples={"a search on digits": {"value": EXAMPLE}})],
+    store: StoreDep,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> JobView:
+    """Queues a job. What the request leaves out is filled in from its method.
+
+    With an `Idempotency-Key`, the same request again gives the same job (200) instead of another.
+    """
+    job, new = store.create_job(spec, idempotency_key=idempotency_key)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobView.model_validate(job)
+
+
+@router.get("/jobs")
+def jobs(
+    store: StoreDep,
+    kind: str | None = None,
+    method: str | None = None,
+    state: JobState | None = None,
+    project: str | None = None,
+    text: Annotated[str, Query(description="part of the name, or the beginning of the id")] = "",
+    cursor: str | None = None,
+    limit: Limit = 50,
+) -> Page[JobView]:
+    """Newest first."""
+    rows = store.jobs(
+        project=project, kind=kind, method=method, state=state, text=text, cursor=cursor, limit=limit + 1
+    )
+    more = len(rows) > limit
+    return Page(items=views(JobView, rows[:limit]), next_cursor=rows[limit - 1].id if more else None)
+
+
+@router.get("/jobs/{job_id}")
+def job(job_id: str, store: StoreDep) -> JobDetail:
+    return _detail(store.job(job_id), store)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(job_id: str, store: StoreDep) -> JobDetail:
+    """Ends the job; trials in flight are stopped. Idempotent; 409 when it has ended otherwise."""
+    return _detail(store.cancel(job_id), store)
+
+
+@router.post("/jobs/{job_id}/pause")
+def pause(job_id: str, store: StoreDep) -> JobDetail:
+    """Lets trials in flight finish and begins no more. Idempotent; 409 when the job has ended."""
+    return _detail(store.pause(job_id), store)
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume(job_id: str, store: StoreDep) -> JobDetail:
+    """Queues a paused job again. Idempotent; 409 when the job has ended."""
+    return _detail(store.resume(job_id), store)
+
+
+def _detail(row: Job, store: StoreDep) -> JobDetail:
+    detail = JobDetail.model_validate({**JobView.model_validate(row).model_dump()})
+    return detail.model_copy(update={"candidates": questions.counts(store, [row.id])[row.id]})
+
+
+# -------------------------------------------------------------------- search memory
+
+
+@router.get("/jobs/{job_id}/candidates")
+def candidates(
+    job_id: str,
+    store: StoreDep,
+    sort: questions.SortBy = "number",
+    descending: bool = False,
+    state: CandidateState | None = None,
+    cursor: str | None = None,
+    limit: Limit = 50,
+) -> Page[CandidateView]:
+    """The architectures that were tried. `sort=score&descending=true` gives the best first."""
+    store.job(job_id)
+    rows, following = questions.candidates_page(
+        store, job_id, sort=sort, descending=descending, state=state, cursor=cursor, limit=limit
+    )
+    return Page(items=views(CandidateView, rows), next_cursor=following)
+
+
+@router.get("/candidates/{candidate_id}")
+def candidate(candidate_id: str, store: StoreDep) -> CandidateDetail:
+    """One candidate with its curve and files."""
+    row = store.candidate(candidate_id)
+    return CandidateDetail.model_validate(
+        {
+            **CandidateView.model_validate(row).model_dump(),
+            "curve": views(PointView, store.points(row.id)),
+            "artifacts": views(ArtifactView, store.artifacts(row.job_id, row.id)),
+        }
+    )
+
+
+@router.get("/jobs/{job_id}/best")
+def best(job_id: str, store: StoreDep) -> CandidateView:
+    """The incumbent. 404 before the first result."""
+    store.job(job_id)
+    row = questions.best(store, job_id)
+    if row is None:
+        raise NotFound(f"job {job_id} has no result yet")
+    return CandidateView.model_validate(row)
+
+
+@router.get("/jobs/{job_id}/pareto")
+def pareto(job_id: str, store: StoreDep) -> Page[CandidateView]:
+    """The candidates that no other beats in every objective."""
+    store.job(job_id)
+    return Page(items=views(CandidateView, questions.pareto(store, job_id)))
+
+
+@router.get("/jobs/{job_id}/metrics")
+def metrics(job_id: str, store: StoreDep) -> dict[str, list[Any]]:
+    """The search's history in columns: candidate number, value of the first objective, best so far, ..."""
+    row = store.job(job_id)
+    maximize = row.spec["objectives"][0]["goal"] == "maximize"
+    points = questions.history(store, job_id, maximize=maximize)
+    columns = ("id", "number", "value", "best", "params", "macs", "origin", "state")
+    return {name: [getattr(point, name) for point in points] for name in columns}
+
+
+@router.get("/jobs/{job_id}/llm-calls")
+def llm_calls(job_id: str, store: StoreDep) -> Page[LLMCallView]:
+    """What was said to the language model, what it answered, and what that cost."""
+    store.job(job_id)
+    return Page(items=views(LLMCallView, store.llm_calls(job_id)))
+
+
+# -------------------------------------------------------------------- files
+
+
+@router.get("/jobs/{job_id}/artifacts")
+def artifacts(job_id: str, store: StoreDep, candidate: str | None = None) -> Page[ArtifactView]:
+    store.job(job_id)
+    return Page(items=views(ArtifactView, store.artifacts(job_id, candidate)))
+
+
+@router.get("/artifacts/{artifact_id}", response_class=StreamingResponse)
+def artifact(artifact_id: str, store: StoreDep, files: ArtifactsDep) -> Response:
+    """The file itself."""
+    return _file(store.artifact(artifact_id), files)
+
+
+@router.get("/jobs/{job_id}/artifacts/{name}", response_class=StreamingResponse)
+def artifact_by_name(
+    job_id: str, name: str, store: StoreDep, files: ArtifactsDep, candidate: str | None = None
+) -> Response:
+    """A file by its name, as `samples.png`: of one candidate, or the newest of the job."""
+    found = [row for row in store.artifacts(job_id, candidate) if row.name == name]
+    if not found:
+        raise NotFound(f"job {job_id} has no artifact {name!r}")
+    return _file(found[-1], files)
+
+
+def _file(row: Artifact, files: ArtifactsDep) -> Response:
+    try:
+        chunks = files.read(row.path)
+    except FileNotFoundError:
+        raise NotFound(f"artifact {row.name} is gone from the artifact store") from None
+    headers = {
+        "Content-Length": str(row.size_bytes),
+        "Content-Disposition": f"{'inline' if row.media_type == 'image/png' else 'attachment'}; "
+        f'filename="{row.name}"',
+        "ETag": f'"{row.sha256}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(chunks, media_type=row.media_type, headers=headers)

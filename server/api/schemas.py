@@ -1,0 +1,199 @@
+"""What the API says: the shapes of its answers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.store.states import CandidateState, JobState, Request
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+
+class Page(View, Generic[T]):
+    items: list[T]
+    next_cursor: str | None = None
+    """Give it as `cursor` for the next page; null on the last."""
+
+
+class JobView(View):
+    id: str
+    name: str
+    kind: str
+    method: str
+    space: str | None
+    dataset: str | None
+    project: str
+    state: JobState
+    reason: str
+    """Why it failed, or what ended it."""
+    request: Request | None
+    """What was asked of the running job and has not happened yet."""
+    attempt: int
+    worker: str | None
+    spec: dict[str, Any]
+    result: dict[str, Any] | None
+    running_seconds: float
+    last_event: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobDetail(JobView):
+    candidates: dict[str, int] = Field(default_factory=dict)
+    """How many candidates are in each state."""
+
+
+class CandidateView(View):
+    id: str
+    job_id: str
+    number: int
+    key: str
+    space: str
+    architecture: dict[str, Any]
+    origin: str
+    """Who proposed it."""
+    parents: list[str]
+    note: str
+    """The proposer's rationale."""
+    params: int
+    macs: int
+    state: CandidateState
+    reason: str
+    metrics: dict[str, float]
+    score: float | None
+    """The first objective, higher is better."""
+    violation: float
+    """How far a measured constraint is broken; 0 when all hold."""
+    reused_from: str | None
+    """The candidate of an earlier job whose measurement was taken over."""
+    tries: int
+    device_seconds: float
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class PointView(View):
+    step: int
+    metrics: dict[str, float]
+    at: datetime
+
+
+class ArtifactView(View):
+    id: str
+    job_id: str
+    candidate_id: str | None
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+class CandidateDetail(CandidateView):
+    curve: list[PointView]
+    artifacts: list[ArtifactView]
+
+
+class EventView(View):
+    number: int
+    kind: str
+    candidate_id: str | None
+    data: dict[str, Any]
+    at: datetime
+
+
+class LLMCallView(View):
+    id: str
+    purpose: str
+    model: str
+    messages: list[Any]
+    reply: str | None
+    outcome: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    latency_s: float
+    created_at: datetime
+
+
+class WorkerView(View):
+    name: str
+    host: str
+    pid: int
+    slots: int
+    ray_address: str
+    resources: dict[str, Any]
+    started_at: datetime
+    seen_at: datetime
+
+
+class MethodView(View):
+    name: str
+    kind: str
+    about: str
+    defaults: dict[str, Any]
+    """The whole specification of a request that names only this method."""
+    options: dict[str, Any]
+    """JSON Schema of every option."""
+
+
+class ChoiceView(View):
+    name: str
+    options: list[bool | int | float | str]
+    about: str
+
+
+class SpaceView(View):
+    name: str
+    about: str
+    size: int
+    """Number of codes."""
+    inputs: tuple[int, int, int]
+    """Channels, height and width of an image."""
+    tags: list[str]
+    choices: list[ChoiceView]
+    baseline: dict[str, Any] | None
+
+
+class DatasetView(View):
+    name: str
+    about: str
+    shape: tuple[int, int, int]
+    classes: int
+    bundled: bool
+
+
+class ArchitectureBody(View):
+    """An architecture: an option for every choice, or its canonical key."""
+
+    architecture: dict[str, Any] | str
+
+
+class ArchitectureView(View):
+    key: str
+    architecture: dict[str, Any]
+    params: int
+    macs: int
+
+
+class Problem(View):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[dict[str, Any]] = Field(default_factory=list)
+    """For a malformed request: the field, and what is wrong with it."""
+
+
+def views(kind: type[T], rows: Sequence[Any]) -> list[T]:
+    return [kind.model_validate(row) for row in rows]  # type: ignore[attr-defined]

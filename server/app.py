@@ -1,0 +1,40 @@
+"""The control plane as one ASGI application. Everything it needs is passed in; nothing is made at import."""
+
+from fastapi import Depends, FastAPI
+
+from server.api import catalogue, events, health, jobs
+from server.api.errors import add_error_handlers
+from server.api.schemas import Problem
+from server.auth import require_key
+from server.dashboard import pages
+from server.settings import ServerSettings
+from server.store.engine import check
+
+ABOUT = """
+Neural architecture search as a service: submit search jobs, watch them live, read everything they tried.
+
+Errors are `application/problem+json` (RFC 9457). Lists are pages: give `next_cursor` back as `cursor`.
+"""
+
+
+def create_app(settings: ServerSettings) -> FastAPI:
+    """Raises SchemaMismatch where the database is not of this version."""
+    store = settings.store()
+    check(store.engine)
+    app = FastAPI(
+        title="Archsmith",
+        version="1",
+        description=ABOUT,
+        docs_url="/docs",
+        redoc_url=None,
+        responses={"default": {"model": Problem, "description": "Problem details"}},
+    )
+    app.state.settings = settings
+    app.state.store = store
+    app.state.artifacts = settings.artifacts()
+    add_error_handlers(app)
+    for router in (jobs.router, events.router, catalogue.router):
+        app.include_router(router, prefix="/v1", dependencies=[Depends(require_key)])
+    app.include_router(health.router)
+    pages.add_dashboard(app)
+    return app

@@ -1,0 +1,144 @@
+"""Read-only questions about a job's search memory, answered by the database where it can."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from server.store.states import CandidateState
+from server.store.store import Store
+from server.store.tables import Candidate
+
+SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """One ended candidate of a search, in the order of proposal; `best` is the incumbent after it.
+
+    `value` is the first objective as users know it, None for a failure. `best` is None before the first
+    feasible result.
+    """
+
+    id: str
+    number: int
+    value: float | None
+    best: float | None
+    scores: Sequence[float] | None
+    violation: float
+    params: int
+    macs: int
+    origin: str
+    state: CandidateState
+    reused: bool
+
+
+def history(store: Store, job_id: str, *, maximize: bool) -> list[HistoryPoint]:
+    """Every candidate of a job with the best so far."""
+    columns = (
+        Candidate.id, Candidate.number, Candidate.scores, Candidate.violation, Candidate.params,
+        Candidate.macs, Candidate.origin, Candidate.state, Candidate.reused_from,
+    )  # fmt: skip
+    query = select(*columns).where(Candidate.job_id == job_id).order_by(Candidate.number)
+    sign = 1.0 if maximize else -1.0
+    points: list[HistoryPoint] = []
+    best: float | None = None
+    with Session(store.engine) as session:
+        for id_, number, scores, violation, params, macs, origin, state, reused in session.execute(query):
+            value = None if scores is None else sign * scores[0]
+            if value is not None and violation == 0 and (best is None or sign * value > sign * best):
+                best = value
+            points.append(
+                HistoryPoint(
+                    id_, number, value, best, scores, violation, params, macs, origin, state, bool(reused)
+                )
+            )
+    return points
+
+
+def counts(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many candidates of each job are in each state."""
+    query = (
+        select(Candidate.job_id, Candidate.state, func.count())
+        .where(Candidate.job_id.in_(job_ids))
+        .group_by(Candidate.job_id, Candidate.state)
+    )
+    found: dict[str, dict[str, int]] = {job_id: {} for job_id in job_ids}
+    with Session(store.engine) as session:
+        for job_id, state, count in session.execute(query):
+            found[job_id][state.value] = count
+    return found
+
+
+def best(store: Store, job_id: str) -> Candidate | None:
+    """The incumbent: the least violation, then the highest score, then the earliest."""
+    query = (
+        select(Candidate)
+        .where(Candidate.job_id == job_id, Candidate.score.is_not(None))
+        .order_by(Candidate.violation, Candidate.score.desc(), Candidate.number)
+        .limit(1)
+    )
+    with Session(store.engine, expire_on_commit=False) as session:
+        return session.scalars(query).one_or_none()
+
+
+def pareto(store: Store, job_id: str) -> list[Candidate]:
+    """The feasible candidates that no other beats in every objective, by descending first score."""
+    query = select(Candidate).where(
+        Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0
+    )
+    with Session(store.engine, expire_on_commit=False) as session:
+        rows = sorted(session.scalars(query), key=lambda row: [-score for score in row.scores or []])
+    front: list[Candidate] = []
+    for row in rows:
+        if not any(_dominates(kept.scores or [], row.scores or []) for kept in front):
+            front.append(row)
+    return front
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a >= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
+
+
+def candidates_page(
+    store: Store,
+    job_id: str,
+    *,
+    sort: SortBy = "number",
+    descending: bool = False,
+    state: CandidateState | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Candidate], str | None]:
+    """One page and the cursor of the next. Rows without a value of the sort key come last.
+
+    Raises ValueError for a cursor that is no candidate of this job.
+    """
+    query = select(Candidate).where(Candidate.job_id == job_id)
+    if state is not None:
+        query = query.where(Candidate.state == state)
+    column: Any = getattr(Candidate, sort)
+    with Session(store.engine, expire_on_commit=False) as session:
+        if cursor is not None:
+            last = session.get(Candidate, cursor)
+            if last is None or last.job_id != job_id:
+                raise ValueError(f"cursor {cursor!r} is no candidate of this job")
+            query = query.where(_after(column, getattr(last, sort), last.number, descending))
+        query = _ordered(query, column, descending).limit(limit + 1)
+        rows = list(session.scalars(query))
+    more = len(rows) > limit
+    return rows[:limit], rows[limit - 1].id if more else None
+
+
+def _ordered(query: Select[Any], column: Any, descending: bool) -> Select[Any]:
+    return query.order_by(column.is_(None), column.desc() if descending else column, Candidate.number)
+
+
+def _after(column: Any, value: Any, number: int, descending: bool) -> Any:
+    """The rows that follow (value, number) in the order of `_ordered`."""
+    if value is None:
+        return and_(column.is_(None), Candidate.number > number)
+    beyond = column < value if descending else column > value
+    return or_(beyond, and_(column == value, Candidate.number > number), column.is_(None))
