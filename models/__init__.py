@@ -5,9 +5,21 @@ from typing import Any
 
 from torch import nn
 
+from models.cell_net import CellNet
+from models.channel_net import ChannelMobileNet, ChannelResNet
+from models.macro_net import MacroNet
+from models.mobile_net import MobileNet
+from models.supernet import ScaledNet, SuperNet
 from models.unet import UNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cell": CellNet,
+    "channel-mobilenet": ChannelMobileNet,
+    "channel-resnet": ChannelResNet,
+    "macro": MacroNet,
+    "mobile": MobileNet,
+    "scalenet": ScaledNet,
+    "scalenet-supernet": SuperNet,
     "unet": UNet,
 }
 

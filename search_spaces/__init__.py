@@ -9,13 +9,36 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from search_spaces.cell import NASBENCH201
+from search_spaces.channels import CHANNEL_MOBILENET, CHANNEL_RESNET
 from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_64
+from search_spaces.macro import MACRO_8, NASBENCH_MACRO
+from search_spaces.mobile import MOBILE_64, MOBILE_IMAGENET
+from search_spaces.scaling import (
+    SCALENET_8_SPACE,
+    SCALENET_32_SPACE,
+    SCALENET_64_SPACE,
+    SCALENET_BASE_SPACE,
+    SCALENET_SPACE,
+)
 from search_spaces.space import SearchSpace
 
 SPACES: dict[str, SearchSpace] = {
     "unet-8": UNET_8,
     "unet-32": UNET_32,
     "unet-64": UNET_64,
+    "scalenet": SCALENET_SPACE,
+    "scalenet-base": SCALENET_BASE_SPACE,
+    "scalenet-8": SCALENET_8_SPACE,
+    "scalenet-32": SCALENET_32_SPACE,
+    "scalenet-64": SCALENET_64_SPACE,
+    "nasbench201": NASBENCH201,
+    "nasbench-macro": NASBENCH_MACRO,
+    "macro-8": MACRO_8,
+    "channel-resnet": CHANNEL_RESNET,
+    "channel-mobilenet": CHANNEL_MOBILENET,
+    "mobile-imagenet": MOBILE_IMAGENET,
+    "mobile-64": MOBILE_64,
 }
 
 ENTRY_POINTS = "archsmith.spaces"
