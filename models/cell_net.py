@@ -26,7 +26,7 @@ class Cell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x]
         for node in range(1, NODES):
-            total: Tensor = x * 0
+            total = x * 0
             for source in range(node):
                 if (edge := f"{source}{node}") in self.operations:
                     total = total + self.operations[edge](nodes[source])
@@ -48,8 +48,8 @@ class Reduction(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut: Tensor = self.shortcut(x)
-        return shortcut + self.convolutions(x)
+        y: Tensor = self.shortcut(x) + self.convolutions(x)
+        return y
 
 
 class CellNet(nn.Module):
