@@ -3,6 +3,7 @@
 Nothing here unpickles: of CIFAR the binary version is read, of arrays those without objects.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ class ImageData:
         """Channels, height and width."""
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
+
+    def fingerprint(self) -> str:
+        """Eight digits that tell these training images from others of the same name."""
+        digest = hashlib.sha256(self.train.pixels.cpu().numpy().tobytes())
+        digest.update(self.train.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()[:8]
 
 
 def signed(pixels: Tensor, peak: int) -> Tensor:
@@ -272,7 +279,7 @@ def _with_val(name: str, train: Images, test: Images, classes: Sequence[str]) ->
 
 
 def _cifar(folder: Path, files: Sequence[str], *, label_bytes: int) -> Images:
-    """Records of label bytes, of which the last counts, and the red, green and blue planes of 32 x 32 pixels."""
+    """Records of label bytes, of which the last counts, and the three colour planes of 32 x 32 pixels."""
     size = label_bytes + 3072
     records = np.concatenate([_records(folder / file, size) for file in files])
     pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

@@ -1,0 +1,241 @@
+"""Short-convergence diffusion: trains a UNet for a few steps and scores its samples by RFID.
+
+RFID is our reading of DiffNAS's proxy (arXiv 2310.04750), whose definition is not public: the Frechet
+distance of a few samples, drawn by few DDIM steps after short training, relative to the baseline's under
+the same protocol. Candidates share what can be shared: the noise that is sampled from, and for a seed the
+batches, time-steps and noise of the training.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models import build
+from search_spaces.space import Architecture, SearchSpace
+from server.store.specs import DiffusionEvaluation, canonical_json
+from workers.evaluators.devices import device_of
+from workers.evaluators.faults import trial_faults
+from workers.evaluators.pictures import save_comparison
+from workers.training.data import ImageBatches, ImageData, Images, levels, load
+from workers.training.features import (
+    INCEPTION_FILE,
+    FeatureNetwork,
+    Reference,
+    classifier_features,
+    inception_features,
+    reference,
+)
+from workers.training.fit import fit
+from workers.training.methods.diffusion import Diffusion, squared_error
+from workers.training.metrics import frechet_distance, gaussian, kernel_distance
+from workers.training.noise import make_process
+from workers.training.samplers import ddim
+from workers.training.schedules import constant, warmed
+from workers.trial import Diverged, Measurement, Report, Trial
+
+PROTOCOL = 1  # raise it when the same specification comes to measure something else
+NOISE_SEED = 1_000_003  # of the noise that every candidate's samples start from
+SAMPLE_BATCH = 256
+VAL_IMAGES = 256
+VAL_TIMES = 8
+REPORTS = 20
+LAST_STEPS = 50  # over which `train_loss` is averaged
+CHECKPOINT_EVERY = 1000  # steps; shorter trainings are not worth one
+CHECKPOINT_DAYS = 7
+
+Curve = list[Mapping[str, float]]
+
+
+class DiffusionEvaluator:
+    """Measures `rfid`, `fid`, `kid`, `val_loss` and `train_loss` of one space's UNets on one data set.
+
+    `val_loss` is the squared error on eps over held-out images at fixed time-steps with fixed noise,
+    `train_loss` that of the last steps of training. Lower is better for all of them.
+    """
+
+    def __init__(
+        self,
+        spec: DiffusionEvaluation,
+        space: SearchSpace,
+        dataset: str,
+        *,
+        data_root: Path | None,
+        cache: Path,
+        device: str = "cpu",
+    ) -> None:
+        """Raises ValueError where no integer stride leaves `sampling_steps` of the `timesteps`."""
+        self.spec, self.space, self.dataset = spec, space, dataset
+        self.data_root, self.cache, self.device = data_root, cache, device_of(device)
+        self._process = make_process(spec.schedule, spec.timesteps).to(self.device)
+        self._sampling = self._process.respaced(f"ddim{spec.sampling_steps}")
+
+    @cached_property
+    def signature(self) -> str:
+        """Names the training images, the feature network and the protocol.
+
+        Loads the data and, the first time of all, trains the feature network.
+        """
+        fixed = {"protocol": PROTOCOL, "noise_seed": NOISE_SEED}
+        text = canonical_json({**self.spec.model_dump(exclude={"features"}), **fixed})
+        protocol = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"diffusion/{self.dataset}-{self._data.fingerprint()}/{self._features.name}/{protocol}"
+
+    def evaluate(self, trial: Trial, report: Report) -> Measurement:
+        """Trains by the trial's seed; leaves samples.png, model.safetensors and curve.json in its folder."""
+        started = time.perf_counter()
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        real = self._reference
+        with trial_faults():
+            method, curve = self._train(trial, report)
+            network = method.deployed()
+            pixels = self._sample(network)
+            drawn = self._features.to(self.device).features(pixels, self._data.train.peak)
+            fid = frechet_distance(gaussian(drawn), real.gaussian)
+            metrics = {
+                "rfid": fid / trial.reference["fid"] if "fid" in trial.reference else 1.0,
+                "fid": fid,
+                "kid": kernel_distance(drawn, real.sample),
+                "val_loss": self._val_loss(network),
+                "train_loss": _last(curve, "mse"),
+            }
+        self._keep(trial.folder, network, pixels, curve)
+        return Measurement(metrics, time.perf_counter() - started)
+
+    # ---------------------------------------------------------------- what all trials share
+
+    @cached_property
+    def _data(self) -> ImageData:
+        images = load(self.dataset, self.data_root)
+        if images.shape != self.space.inputs:
+            raise ValueError(
+                f"{self.dataset} has images of shape {images.shape}, "
+                f"but networks of {self.space.name} take {self.space.inputs}"
+            )
+        return images
+
+    @cached_property
+    def _images(self) -> Images:
+        return self._data.train.to(self.device)
+
+    @cached_property
+    def _features(self) -> FeatureNetwork:
+        kind = self.spec.features
+        weights = None if self.data_root is None else self.data_root / INCEPTION_FILE
+        if weights is not None and weights.is_file():
+            if kind == "inception" or (kind == "auto" and self._data.shape[0] == 3):
+                return inception_features(weights)
+        elif kind == "inception":
+            raise FileNotFoundError(
+                f"no {INCEPTION_FILE} in the data folder ({self.data_root}); put the weights published with "
+                "pytorch-fid there, or ask for the features 'classifier'"
+            )
+        return classifier_features(self._data, self.cache)
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return reference(self._data, self._features, self.cache, self.device)
+
+    # ---------------------------------------------------------------- one trial
+
+    def _train(self, trial: Trial, report: Report) -> tuple[Diffusion, Curve]:
+        """The trained method, and what was reported on the way, since its checkpoint where there was one."""
+        spec, curve = self.spec, Curve()
+        checkpoint = self._checkpoint(trial) if spec.steps > CHECKPOINT_EVERY else None
+
+        def note(step: int, metrics: Mapping[str, float]) -> None:
+            curve.append({"step": step, **metrics})
+            report(step, metrics)
+
+        method = self._method(trial.arch, trial.seed)
+        fit(
+            method,
+            ImageBatches(self._images, spec.batch, trial.seed),
+            optimizer=torch.optim.AdamW(method.model.parameters(), lr=spec.learning_rate, weight_decay=0.0),
+            schedule=warmed(constant, spec.warmup),
+            steps=spec.steps,
+            seed=trial.seed,
+            clip=spec.clip,
+            bfloat16=self.device.type == "cuda",
+            report=note,
+            report_every=_report_every(spec.steps),
+            checkpoint=checkpoint,
+            checkpoint_every=CHECKPOINT_EVERY,
+        )
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return method, curve
+
+    def _checkpoint(self, trial: Trial) -> Path:
+        """The file of this training, whoever runs it: a trial lost with its process goes on from there."""
+        identity = f"{self.signature} {trial.arch.key} {trial.seed}"
+        folder = self.cache / "checkpoints"
+        for file in folder.glob("*.pt"):
+            if file.stat().st_mtime < time.time() - CHECKPOINT_DAYS * 86_400:
+                file.unlink(missing_ok=True)  # of a trial that nobody took up again
+        return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.pt"
+
+    def _method(self, arch: Architecture, seed: int) -> Diffusion:
+        named = self.space.model_of(arch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(named.name, **named.kwargs)
+        channels = self.space.inputs[0]
+        out = model(torch.zeros(1, *self.space.inputs), torch.zeros(1))
+        method = Diffusion(
+            model,
+            timesteps=self.spec.timesteps,
+            schedule=self.spec.schedule,
+            weighting=self.spec.weighting,
+            learned_variance=out.shape[1] == 2 * channels,
+            ema=self.spec.ema,
+            ema_ramp=self.spec.ema_ramp,
+            peak=self._data.train.peak,
+        )
+        return method.to(self.device)
+
+    def _sample(self, network: nn.Module) -> Tensor:
+        """Images as levels (n, C, H, W), on the device, from the noise that every candidate starts from."""
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        noise = torch.randn(self.spec.images, *self.space.inputs, generator=generator).to(self.device)
+        drawn = torch.cat([ddim(network, self._sampling, part) for part in noise.split(SAMPLE_BATCH)])
+        if not bool(drawn.isfinite().all()):
+            raise Diverged("the samples are not finite numbers")
+        return levels(drawn, self._data.train.peak)
+
+    @torch.no_grad()
+    def _val_loss(self, network: nn.Module) -> float:
+        start = self._data.val[:VAL_IMAGES].to(self.device).signed()
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        losses = []
+        for index in range(VAL_TIMES):
+            step = (2 * index + 1) * self.spec.timesteps // (2 * VAL_TIMES)
+            t = torch.full((len(start),), step, device=self.device)
+            noise = torch.randn(start.shape, generator=generator).to(self.device)
+            out = network(self._process.noised(start, t, noise), self._process.times[t])
+            losses.append(squared_error(out[:, : start.shape[1]], noise).mean())
+        return float(torch.stack(losses).mean())
+
+    def _keep(self, folder: Path, network: nn.Module, pixels: Tensor, curve: Curve) -> None:
+        save_comparison(pixels, self._images.pixels, self._images.peak, folder / "samples.png")
+        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "curve.json").write_text(json.dumps(curve))
+
+
+def _report_every(steps: int) -> int:
+    return max(steps // REPORTS, 1)
+
+
+def _last(curve: Curve, name: str) -> float:
+    """The mean of a metric over the reports that cover the last LAST_STEPS steps."""
+    every = curve[0]["step"]
+    reports = curve[-math.ceil(LAST_STEPS / every) :]
+    return sum(report[name] for report in reports) / len(reports)
