@@ -242,7 +242,7 @@ def model_of(plan: ScalingPlan, net: Subnet) -> ModelSpec:
         for block in blocks_of(plan, net.kernels)
     ]
     return ModelSpec(
-        "scaled_net",
+        "scalenet",
         {
             "channels": plan.inputs[0],
             "blocks": blocks,
@@ -256,7 +256,7 @@ def model_of(plan: ScalingPlan, net: Subnet) -> ModelSpec:
 def supernet_of(plan: ScalingPlan) -> ModelSpec:
     """The super-supernet that holds every base of the plan under each of its strategies."""
     return ModelSpec(
-        "scalenet_supernet",
+        "scalenet-supernet",
         {
             "channels": plan.inputs[0],
             "stem": plan.stem,

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from workers.training.method import TrainingMethod
 from workers.training.methods.diffusion import Diffusion
+from workers.training.methods.scalenet import ScaleNet
 from workers.training.methods.supervised import Supervised
 
 METHODS: dict[str, Callable[..., TrainingMethod]] = {
     "diffusion": Diffusion,
+    "scalenet": ScaleNet,
     "supervised": Supervised,
 }

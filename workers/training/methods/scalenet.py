@@ -23,7 +23,7 @@ from workers.training.schedules import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The strategies of a scaling stage: depth and width multipliers in thousandths, resolutions in pixels."""
+    """The strategies of a scaling stage: multipliers in thousandths, resolutions in pixels."""
 
     depths: Sequence[int]
     widths: Sequence[int]
