@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search_spaces.cell import OPERATIONS, PUBLISHED
 from search_spaces.space import Architecture, Choice, InvalidArchitecture, Option, SearchSpace
 
 MAX_REPLY = 200_000  # characters; a longer reply is refused unread
@@ -21,6 +22,7 @@ MAX_CANDIDATES = 64  # read of one reply
 MAX_RATIONALE = 2000  # characters kept
 MAX_REASON = 400  # characters of a refusal
 
+ALIASES = dict(zip(PUBLISHED, OPERATIONS, strict=True))
 BATCHES = ("candidates", "proposals", "architectures", "designs")
 CODES = ("architecture", "arch", "code", "genes", "op_list", "operations", "ops", "design", "choices")
 REASONS = ("rationale", "reason", "reasoning", "explanation", "analysis")
@@ -167,7 +169,7 @@ def _parsed(space: SearchSpace, codes: Iterable[Code]) -> Parsed:
 
 def _objects(space: SearchSpace, reply: str) -> Iterator[Code]:
     """JSON objects: the last batch of candidates, or else every single candidate."""
-    objects = list(_json_objects(reply))
+    objects = list(json_objects(reply))
     for value in reversed(objects):
         if batch := _first(value, BATCHES, list):
             yield from (code for item in batch for code in _candidate(space, item))
@@ -231,7 +233,7 @@ def _keys(space: SearchSpace, reply: str) -> Iterator[Code]:
             yield word, ""
 
 
-def _json_objects(reply: str) -> Iterator[Mapping[str, object]]:
+def json_objects(reply: str) -> Iterator[Mapping[str, object]]:
     """The outermost JSON objects of a text, in order."""
     decoder = json.JSONDecoder()
     start = -1
@@ -325,20 +327,10 @@ def _by_name(space: SearchSpace, options: Mapping[str, object]) -> Architecture:
 
 
 def _by_position(space: SearchSpace, values: Sequence[object]) -> Architecture:
-    """The options, or else the option indices, in the order of the choices.
-
-    Numbers of which some are options are never read as indices.
-    """
+    """The options in the order of the choices."""
     if len(values) != len(space.choices):
         raise InvalidArchitecture(f"{len(values)} values for {len(space.choices)} choices")
-    pairs = list(zip(space.choices, values, strict=True))
-    try:
-        genes = tuple(_gene(choice, value) for choice, value in pairs)
-    except InvalidArchitecture:
-        if not all(_is_index(choice, value) for choice, value in pairs):
-            raise
-        genes = tuple(value for _, value in pairs if isinstance(value, int))
-    return space.architecture(genes)
+    return space.architecture(tuple(map(_gene, space.choices, values)))
 
 
 def _of_string(space: SearchSpace, code: str) -> Architecture:
@@ -381,23 +373,20 @@ def _flat(values: Iterable[object]) -> list[object]:
 
 
 def _gene(choice: Choice, value: object) -> int:
-    """The index of an option as a model may write it: 64, 64.0 or "64"; true, "True" or 1."""
-    if isinstance(value, int) and value in (0, 1) and _all_of(choice, bool):
-        value = bool(value)
+    """The index of an option as a model may write it: 64, 64.0 or "64"; true, "True" or 1.
+
+    An index itself is understood only where no option is a number: elsewhere it could mean another option.
+    """
     plain = _plain(value)
     for index, option in enumerate(choice.options):
         if _plain(option) == plain:
             return index
-    if _all_of(choice, str) and _is_index(choice, value):
-        return int(plain or 0)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if set(choice.options) == {False, True} and _all_of(choice, bool) and value in (0, 1):
+            return choice.options.index(bool(value))
+        if _all_of(choice, str) and 0 <= value < len(choice.options):
+            return value
     raise InvalidArchitecture(f"{choice.name}: {_short(value)} is none of {_json(list(choice.options))}")
-
-
-def _is_index(choice: Choice, value: object) -> bool:
-    """Whether it is the index of an option and cannot be meant as the option itself."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(choice.options):
-        return False
-    return all(_plain(option) != _plain(value) for option in choice.options)
 
 
 def _all_of(choice: Choice, kind: type) -> bool:
@@ -417,7 +406,9 @@ def _plain(value: object) -> str | None:
             return repr(value)
         case str():
             scalar = _scalar(value)
-            return scalar.lower() if isinstance(scalar, str) else _plain(scalar)
+            if not isinstance(scalar, str):
+                return _plain(scalar)
+            return ALIASES.get(scalar.lower(), scalar.lower())
         case _:
             return None
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from search_spaces import text
+from search_spaces import find, text
+from search_spaces.cell import published_string
 from search_spaces.space import (
     Architecture,
     Choice,
@@ -127,7 +128,7 @@ def test_a_list_of_options_or_of_their_indices_is_understood(point: tuple[Search
     space, arch = point
     assert only(space, f"I suggest {text.show(space, arch)}") == arch
     assert only(space, json.dumps({"code": list(space.decode(arch).values())})) == arch
-    if space in (CELL, STAGES):
+    if space in (CELL, STAGES):  # of STAGES, the indices are the options
         assert only(space, f"Answer: {list(arch.genes)}.") == arch
 
 
@@ -156,6 +157,18 @@ def test_a_cell_that_reads_the_wrong_nodes_is_refused(code: str) -> None:
         text.parse(CELL, code)
 
 
+def test_the_benchmarks_and_our_names_of_operations_are_the_same() -> None:
+    space = find("nasbench201")
+    for genes in [(3, 3, 3, 1, 2, 3), (3, 2, 3, 1, 2, 3), (1, 1, 1, 1, 1, 1), (0, 4, 0, 3, 0, 2)]:
+        assert only(space, published_string(genes)) == space.architecture(genes)
+        assert only(space, "".join(map(str, genes))) == space.architecture(genes)
+
+
+def test_digits_that_may_count_from_zero_or_one_are_refused() -> None:
+    with pytest.raises(InvalidArchitecture):
+        text.parse(find("channel-resnet"), "1111111")
+
+
 def test_a_string_of_digits_is_understood() -> None:
     assert only(CHANNELS, "4344424").genes == (3, 2, 3, 3, 3, 1, 3)
     assert only(CHANNELS, '{"architecture": "4344424"}').genes == (3, 2, 3, 3, 3, 1, 3)
@@ -163,9 +176,16 @@ def test_a_string_of_digits_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "listed", ["[0, 2, 1, 1, 1, 1, 1]", "[5, 1, 1, 1, 1, 1, 1]", "[1, 2, 3]", "[-1, 1, 1, 1, 1, 1, 1]"]
+    "listed",
+    [
+        "[0, 2, 1, 1, 1, 1, 1]",
+        "[0, 0, 0, 0, 0, 0, 0]",
+        "[5, 1, 1, 1, 1, 1, 1]",
+        "[1, 2, 3]",
+        "[-1, 1, 1, 1, 1, 1, 1]",
+    ],
 )
-def test_numbers_that_mix_options_and_indices_are_refused(listed: str) -> None:
+def test_numbers_that_are_no_options_are_never_read_as_indices(listed: str) -> None:
     with pytest.raises(InvalidArchitecture):
         text.parse(CHANNELS, listed)
 
@@ -353,6 +373,8 @@ def test_every_recorded_reply_with_an_architecture_is_understood() -> None:
     differing = [
         genes for genes, (_, operations, _) in zip(read, replies, strict=True) if genes != tuple(operations)
     ]
+    space = find("mobile-imagenet")
+    assert [only(space, reply) for reply, _, _ in replies] == [space.architecture(genes) for genes in read]
     # The simple reader takes a reply's last thirty digits; five replies quote other lists after the design.
     assert len(differing) == 5
 
