@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +50,7 @@ class TrialTask:
     arch: Architecture
     seed: int
     setup: TrialSetup
-    reference: Mapping[str, float] = field(default_factory=dict)
+    reference: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

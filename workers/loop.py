@@ -211,8 +211,8 @@ class _Loop:
         )
 
     def _task(self, flight: _Flight) -> TrialTask:
-        is_baseline = flight.origin == "baseline"
-        reference = {} if is_baseline else self.state.reference
+        # the baseline's own reference is empty: nothing has been measured before it
+        reference = dict(self.state.reference) if self.spec.config.baseline else None
         return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference)
 
     # ---------------------------------------------------------------- tell

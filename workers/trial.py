@@ -27,14 +27,14 @@ class TimedOut(TrialFailed):
 class Trial:
     """What an evaluator is handed.
 
-    `reference` holds the baseline's metrics for relative scores (empty while the baseline itself is
-    measured). What the evaluator writes under `folder` is kept as the candidate's artifacts.
+    `reference` holds the baseline's metrics for relative scores: empty while the baseline itself is measured,
+    None in a search without a baseline. What the evaluator writes under `folder` is kept as the candidate's artifacts.
     """
 
     arch: Architecture
     seed: int
     folder: Path
-    reference: Mapping[str, float] = field(default_factory=dict)
+    reference: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

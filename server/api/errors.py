@@ -41,20 +41,21 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def problem(
-    request: Request, status: HTTPStatus, detail: str, errors: Sequence[dict[str, Any]] = (), **headers: str
+    request: Request, status: HTTPStatus, detail: str, errors: Sequence[dict[str, Any]] = ()
 ) -> JSONResponse:
     body = Problem(
         title=status.phrase, status=status, detail=detail, instance=request.url.path, errors=list(errors)
     )
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(body.model_dump(), status, given, media_type="application/problem+json")
+    return JSONResponse(body.model_dump(), status, media_type="application/problem+json")
 
 
 def _answer(status: HTTPStatus) -> Any:
     def answer(request: Request, error: Exception) -> Response:
         detail = str(error) or (type(error).__doc__ or "")
-        headers = {"WWW_Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
-        return problem(request, status, detail, **headers)
+        response = problem(request, status, detail)
+        if status is HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     return answer
 
@@ -84,7 +85,9 @@ def _http(request: Request, error: Exception) -> Response:
 def _database_away(request: Request, error: Exception) -> Response:
     log.warning("the database does not answer: %s", error)
     detail = "the database does not answer; try again shortly"
-    return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, detail, Retry_After=RETRY_AFTER_SECONDS)
+    response = problem(request, HTTPStatus.SERVICE_UNAVAILABLE, detail)
+    response.headers["Retry-After"] = RETRY_AFTER_SECONDS
+    return response
 
 
 def _bug(request: Request, error: Exception) -> Response:

@@ -38,11 +38,9 @@ def metrics(request: Request, store: StoreDep) -> Response:
     device = Gauge("archsmith_device_seconds", "Device seconds of all candidates", registry=registry)
     workers = Gauge("archsmith_workers", "Workers that have reported themselves", registry=registry)
     with Session(store.engine) as session:
-        for state, count in session.execute(select(Job.state, func.count()).group_by(Job.state)):
-            jobs.labels(state.value).set(count)
-        by_state = select(Candidate.state, func.count()).group_by(Candidate.state)
-        for state, count in session.execute(by_state):
-            candidates.labels(state.value).set(count)
+        for gauge, column in ((jobs, Job.state), (candidates, Candidate.state)):
+            for state, count in session.execute(select(column, func.count()).group_by(column)):
+                gauge.labels(state.value).set(count)
         device.set(session.scalar(select(func.sum(Candidate.device_seconds))) or 0.0)
     workers.set(len(store.workers()))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

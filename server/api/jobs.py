@@ -18,9 +18,9 @@ from server.api.schemas import (
     views,
 )
 from server.store import views as questions
+from server.store.records import NotFound
 from server.store.specs import JobSpec
 from server.store.states import CandidateState, JobState
-from server.store.store import NotFound
 from server.store.tables import Artifact, Job
 
 router = APIRouter(tags=["jobs"])

@@ -26,7 +26,6 @@ class SearchMethod:
     dataset: str
     proposer: Mapping[str, Any]
     evaluator: Mapping[str, Any] = field(default_factory=dict)
-    baseline: bool = False
 
 
 SEARCH_METHODS: dict[str, SearchMethod] = {
@@ -37,16 +36,17 @@ SEARCH_METHODS: dict[str, SearchMethod] = {
         dataset="digits",
         proposer={"kind": "llm", "prompt": "diffnas", "share": 0.5},
         evaluator={"kind": "diffusion"},
-        baseline=True,
     ),
     "ginas": SearchMethod(
-        about="A language model as black-box optimiser over a discrete space (GINAS/GENIUS, arXiv 2304.10970).",
+        about="A language model as black-box optimiser over a discrete space (GINAS/GENIUS, "
+        "arXiv 2304.10970).",
         space="nasbench201",
         dataset="cifar10",
         proposer={"kind": "llm", "prompt": "ginas", "batch": 1},
     ),
     "evolution": SearchMethod(
-        about="Regularised evolution (arXiv 1802.01548) with crossover; NSGA-II survival for several objectives.",
+        about="Regularised evolution (arXiv 1802.01548) with crossover; NSGA-II survival for several "
+        "objectives.",
         space="unet-8",
         dataset="digits",
         proposer={"kind": "evolution"},
@@ -109,7 +109,8 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
     fitting = method.evaluator if method.evaluator.get("kind") in _evaluators_of(space) else {}
     default = fitting or {"kind": _evaluators_of(space)[0]}
     evaluator = _merged(default, config.get("evaluator", {}))
-    baseline = method.baseline and space.baseline is not None
+    trains_unets = isinstance(evaluator, Mapping) and evaluator.get("kind") == "diffusion"
+    baseline = trains_unets and space.baseline is not None
     request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
     if isinstance(evaluator, Mapping):
         request.setdefault("objectives", OBJECTIVES.get(str(evaluator.get("kind")), []))

@@ -66,7 +66,7 @@ class RedisSignals:
 
     def _listen(self) -> None:
         try:
-            with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+            with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
                 subscription.psubscribe("archsmith:*")
                 self._set_listening(True)
                 while True:

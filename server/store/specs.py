@@ -123,9 +123,15 @@ class LLMProposer(Spec):
     repairs: int = Field(3, ge=0, le=10)
     """How often an unusable answer is told back before evolution proposes in its place."""
     prompt: Literal["ginas", "diffnas"] = "ginas"
-    history: Literal["memory", "conversation"] = "memory"
-    """`memory` rebuilds one message from the search memory; `conversation` lets the dialogue grow."""
+    history: Literal["memory", "conversation", "none"] = "memory"
+    """`memory` rebuilds one message from the search memory; `conversation` lets the dialogue grow; `none`
+    hides all results, to measure what the memory is worth."""
     temperature: float = Field(0.0, ge=0, le=2)
+    principles_every: int | None = Field(None, ge=0)
+    """Let the model write design principles after the first result and revise them every so many; 0 never.
+    Left out: 5 with the `diffnas` prompt, never with `ginas`."""
+    prompt_tokens: int = Field(12_000, ge=1000, le=1_000_000)
+    """About how long a prompt may be; a search that remembers more shows the model less of it."""
 
 
 ProposerSpec = Annotated[
@@ -148,6 +154,9 @@ class TableEvaluation(Spec):
     kind: Literal["table"] = "table"
     table: str = ""
     """Name of the table; empty for the one that belongs to the space and data set."""
+    protocol: Literal["published", "split"] = "published"
+    """Where a table holds nothing out: `published` searches on the mean over seeds and reports it; `split`
+    searches on the first seed and reports the mean of the others."""
 
 
 class DiffusionEvaluation(Spec):

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -21,6 +21,8 @@ from server.store.signals import Polling, Signals
 from server.store.specs import JobSpec, canonical_json
 from server.store.states import ENDED, JobState, Request, sources
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point, Worker
+
+Row = TypeVar("Row")
 
 MAX_CRASHES = 5  # a job that loses its process so often without any progress is at fault itself
 
@@ -179,13 +181,13 @@ class Store:
         return Claim(self, job, lease)
 
     def claim_of(self, job_id: str, attempt: int, lease: timedelta) -> Claim:
-        """The claim that another process of the same worker took. Its first write checks that it still holds."""
+        """The claim that another process of this worker took; its first write checks that it still holds."""
         job = self.job(job_id)
         job.attempt = attempt
         return Claim(self, job, lease)
 
     def lost_process(self, job_id: str, attempt: int, reason: str) -> None:
-        """The process that drove the job has died: back in the queue, or failed when that happens too often."""
+        """The process that drove the job has died: back in the queue, or failed if that happens too often."""
         with self.writing() as session:
             job = session.scalars(
                 update(Job)
@@ -297,7 +299,7 @@ class Store:
             return list(session.scalars(select(Worker).order_by(Worker.started_at)))
 
 
-def _found(row: Any, noun: str, row_id: str) -> Any:
+def _found(row: Row | None, noun: str, row_id: str) -> Row:
     if row is None:
         raise NotFound(f"no {noun} {row_id}")
     return row

@@ -100,7 +100,7 @@ class DiffusionEvaluator:
             drawn = self._features.to(self.device).features(pixels, self._data.train.peak)
             fid = frechet_distance(gaussian(drawn), real.gaussian)
             metrics = {
-                "rfid": fid / trial.reference["fid"] if "fid" in trial.reference else 1.0,
+                **_relative(fid, trial.reference),
                 "fid": fid,
                 "kid": kernel_distance(drawn, real.sample),
                 "val_loss": self._val_loss(network),
@@ -228,6 +228,13 @@ class DiffusionEvaluator:
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
         (folder / "curve.json").write_text(json.dumps(curve))
+
+
+def _relative(fid: float, reference: Mapping[str, float] | None) -> dict[str, float]:
+    """RFID, where there is a baseline to relate to; the baseline's own is 1."""
+    if reference is None:
+        return {}
+    return {"rfid": fid / reference["fid"] if reference else 1.0}
 
 
 def _report_every(steps: int) -> int:

@@ -1,0 +1,255 @@
+"""The command line. Commands import what they need when they run, so that `--help` is instant.
+
+Exit codes: 0 done; 1 the job or the operation failed; 2 wrong usage; 3 no server answers.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from server.client import Client
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Neural architecture search as a service.")
+db = typer.Typer(no_args_is_help=True, help="The database.")
+app.add_typer(db, name="db")
+
+FAILED, USAGE, UNREACHABLE = 1, 2, 3
+
+Url = Annotated[str, typer.Option(envvar="ARCHSMITH_URL", help="Address of the server.")]
+Key = Annotated[str, typer.Option(envvar="ARCHSMITH_API_KEY", help="API key.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+HOME = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """The entry point: turns the errors that users can act on into a message and an exit code."""
+    try:
+        app()
+    except ValueError as error:
+        _stop(_explained(error), USAGE)
+    except RuntimeError as error:
+        _stop(str(error), FAILED)
+    except ConnectionError as error:
+        _stop(str(error), UNREACHABLE)
+
+
+def _explained(error: ValueError) -> str:
+    """A settings error as one line per field; any other as it is."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = (
+        ": ".join([*map(str, entry["loc"]), entry["msg"].removeprefix("Value error, ")])
+        for entry in error.errors()
+    )
+    return "; ".join(lines)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(f"archsmith: {message}", err=True)
+    raise SystemExit(code)
+
+
+# -------------------------------------------------------------------- serving
+
+
+@app.command()
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database and all files.")] = None,
+) -> None:
+    """Serve everything on this machine: API, dashboard, worker."""
+    from server.serve import serve as run
+
+    _log_to_stderr()
+    run(_server_settings(host, port, data_dir), worker=True, migrate=True)
+
+
+@app.command()
+def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the API and the dashboard alone; workers run elsewhere."""
+    from server.serve import serve as run
+
+    _log_to_stderr()
+    run(_server_settings(host, port, None), worker=False, migrate=False)
+
+
+@app.command()
+def worker() -> None:
+    """Claim jobs and run them."""
+    import os
+
+    # by command and not by import: the server knows nothing of what computes
+    os.execv(sys.executable, [sys.executable, "-m", "workers"])
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the database's schema to this version."""
+    from server.store.engine import upgrade
+    from server.store.settings import StoreSettings
+
+    upgrade(StoreSettings().store().engine)
+
+
+def _server_settings(host: str, port: int, data_dir: Path | None) -> Any:
+    from server.settings import ServerSettings
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    if data_dir is not None:
+        given["data_dir"] = data_dir
+    return ServerSettings(**given)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+# -------------------------------------------------------------------- jobs
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="The request as JSON; - for standard input.")],
+    watch: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = False,
+    idempotency_key: str = "",
+    url: Url = HOME,
+    api_key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job."""
+    client = _client(url, api_key)
+    job = client.submit(_read_request(file), idempotency_key=idempotency_key)
+    if watch:
+        _watch(client, job["id"], as_json)
+    elif as_json:
+        _print_json(job)
+    else:
+        typer.echo(f"{job['id']}  {client.url}/jobs/{job['id']}")
+
+
+def _read_request(file: Path) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        request = json.loads(text)
+    except OSError as error:
+        _stop(f"cannot read {file}: {error.strerror}", USAGE)
+    except ValueError as error:
+        _stop(f"{file} is not JSON: {error}", USAGE)
+    if not isinstance(request, dict):
+        _stop(f"{file}: a request is a JSON object", USAGE)
+    return request
+
+
+@app.command()
+def jobs(
+    state: str = "",
+    method: str = "",
+    limit: int = 20,
+    url: Url = HOME,
+    api_key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    filters = {name: value for name, value in {"state": state, "method": method}.items() if value}
+    rows = _client(url, api_key).jobs(limit=limit, **filters)
+    if as_json:
+        _print_json(rows)
+        return
+    from server.terminal import print_jobs
+
+    print_jobs(rows)
+
+
+@app.command()
+def show(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+    """Show one job: its state, and the best candidate so far."""
+    client = _client(url, api_key)
+    job = client.job(job_id)
+    best = next(client.candidates(job_id, sort="score", descending=True, limit=1), None)
+    if as_json:
+        _print_json({**job, "best": best})
+        return
+    from server.terminal import print_job
+
+    print_job(job, best, client.url)
+
+
+@app.command()
+def watch(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+    """Follow a job live until it ends. Exit code 1 when it does not succeed."""
+    _watch(_client(url, api_key), job_id, as_json)
+
+
+def _watch(client: "Client", job_id: str, as_json: bool) -> None:
+    if as_json:
+        for event in client.events(job_id):
+            typer.echo(json.dumps(event))
+    else:
+        from server.terminal import follow
+
+        follow(client, job_id)
+    job = client.job(job_id)
+    if job["state"] != "succeeded":
+        _stop(f"job {job_id} {job['state']}{': ' + job['reason'] if job['reason'] else ''}", FAILED)
+
+
+@app.command()
+def cancel(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+    """Cancel a job."""
+    _print_state(_client(url, api_key).cancel(job_id), as_json)
+
+
+@app.command()
+def pause(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+    """Let a job's running trials finish, and begin no more."""
+    _print_state(_client(url, api_key).pause(job_id), as_json)
+
+
+@app.command()
+def resume(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+    """Go on with a paused job."""
+    _print_state(_client(url, api_key).resume(job_id), as_json)
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Folder of the database and all files.")] = Path("var"),
+    evaluations: Annotated[int, typer.Option(min=2, help="Candidates to train, the baseline included.")] = 13,
+) -> None:
+    """Search a diffusion UNet on real digits, from an empty machine to a picture."""
+    from server.demo import run_demo
+
+    run_demo(data_dir, evaluations)
+
+
+def _client(url: str, api_key: str) -> "Client":
+    from server.client import Client
+
+    return Client(url, api_key=api_key)
+
+
+def _print_state(job: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(job)
+    else:
+        asked = f" ({job['request']} requested)" if job["request"] else ""
+        typer.echo(f"{job['id']} {job['state']}{asked}")
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A Python client of the REST API, for notebooks, CI and the command line."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from httpx_sse import connect_sse
+
+RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
+RECONNECT_SECONDS = 1.0
+Json = dict[str, Any]
+
+
+class ApiError(RuntimeError):
+    """The server refused: `status` is the HTTP status, the message is the server's own detail."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ServerUnreachable(ConnectionError):
+    """No server answers at this address."""
+
+
+class Client:
+    """Talks to one server. Every method raises ApiError and ServerUnreachable."""
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, api_key: str = "", timeout: float = 30.0
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str = "") -> Json:
+        """Submits a job. With an idempotency key, submitting again gives the same job."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._json("POST", "/v1/jobs", json=dict(spec), headers=headers)
+
+    def job(self, job_id: str) -> Json:
+        return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def jobs(self, **filters: Any) -> list[Json]:
+        """One page of jobs, newest first; filters as in the API (`state`, `method`, `limit`, ...)."""
+        items: list[Json] = self._json("GET", "/v1/jobs", params=filters)["items"]
+        return items
+
+    def cancel(self, job_id: str) -> Json:
+        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def pause(self, job_id: str) -> Json:
+        return self._json("POST", f"/v1/jobs/{job_id}/pause")
+
+    def resume(self, job_id: str) -> Json:
+        return self._json("POST", f"/v1/jobs/{job_id}/resume")
+
+    def candidates(self, job_id: str, **options: Any) -> Iterator[Json]:
+        """All candidates of a job, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._json(
+                "GET",
+                f"/v1/jobs/{job_id}/candidates",
+                params={**options, "cursor": cursor} if cursor else options,
+            )
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def candidate(self, candidate_id: str) -> Json:
+        """One candidate with its curve and artifacts."""
+        return self._json("GET", f"/v1/candidates/{candidate_id}")
+
+    def best(self, job_id: str) -> Json:
+        return self._json("GET", f"/v1/jobs/{job_id}/best")
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
+        """The job's events from `after` on, live until it ends; a broken stream is taken up without a gap."""
+        misses = 0
+        while True:
+            try:
+                for event in self._stream(job_id, after):
+                    misses, after = 0, event["number"]
+                    yield event
+                return
+            except httpx.TransportError as error:
+                misses += 1
+                if misses > RECONNECTS:
+                    raise ServerUnreachable(f"the event stream of {self.url} broke off: {error}") from error
+                time.sleep(RECONNECT_SECONDS)
+
+    def _stream(self, job_id: str, after: int) -> Iterator[Json]:
+        headers = {"Last-Event-ID": str(after)}
+        path = f"/v1/jobs/{job_id}/events"
+        with connect_sse(self._http, "GET", path, headers=headers, timeout=60.0) as source:
+            if source.response.is_error:
+                source.response.read()
+                _raise_for(source.response)
+            for message in source.iter_sse():
+                yield message.json()
+
+    def download(self, artifact_id: str, target: Path) -> Path:
+        """Writes an artifact to a file."""
+        with self._http.stream("GET", f"/v1/artifacts/{artifact_id}") as response:
+            if response.is_error:
+                response.read()
+                _raise_for(response)
+            with target.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+        return target
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise ServerUnreachable(
+                f"no server answers at {self.url} ({error}); start one with `archsmith serve`"
+            ) from error
+        _raise_for(response)
+        body: Json = response.json()
+        return body
+
+
+def _raise_for(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError):
+        detail = response.reason_phrase
+    raise ApiError(response.status_code, detail)
