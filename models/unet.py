@@ -6,10 +6,13 @@ convolution of every residual block, every attention's projection and the output
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def sinusoidal(timesteps: Tensor, width: int) -> Tensor:
@@ -227,7 +230,7 @@ def _check(
             raise ValueError(f"width {width} is no multiple of {heads} heads")
 
 
-def _zeroed(module: nn.Conv2d | nn.Linear) -> nn.Module:
-    for parameter in module.parameters():
+def _zeroed(layer: Layer) -> Layer:
+    for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    return module
+    return layer
