@@ -383,8 +383,17 @@ def _compacted(plan: ScalingPlan, genes: Genes) -> Genes:
     return tuple(done)
 
 
-def _kernels(plan: ScalingPlan, genes: Genes) -> Kernels:
-    """The base that the leading, compacted genes of a code describe."""
+def genes_of(plan: ScalingPlan, base: Kernels) -> Genes:
+    """The base's layer genes, which lead the code of both spaces."""
+    genes: list[int] = []
+    for stage, (first, *rest) in zip(plan.stages, base, strict=True):
+        genes += [KERNELS.index(first), *(1 + KERNELS.index(kernel) for kernel in rest)]
+        genes += [0] * (stage.layers - 1 - len(rest))
+    return tuple(genes)
+
+
+def base_of_genes(plan: ScalingPlan, genes: Genes) -> Kernels:
+    """The base that leading layer genes describe; identities between layers leave no gap."""
     base, start = [], 0
     for stage in plan.stages:
         first, *rest = genes[start : start + stage.layers]
@@ -495,7 +504,7 @@ def _canonical(plan: ScalingPlan, genes: Genes) -> Genes:
     ops = _compacted(plan, tuple(layers))
     depths, widths, resolutions = _multipliers(plan)
     given = Strategy(depths[depth], widths[width], resolutions[resolution])
-    own = settled(plan, _kernels(plan, ops), stage, given)
+    own = settled(plan, base_of_genes(plan, ops), stage, given)
     indices = depths.index(own.depth), widths.index(own.width), resolutions.index(own.resolution)
     return (*ops, stage, *indices)
 
