@@ -1,12 +1,13 @@
 """The search methods: what each composes. They differ here, not in the loop that runs them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces import SPACES, every, find
-from search_spaces.space import SearchSpace
+from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
 from server.store.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -119,9 +120,12 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_search(spec: "SearchSpec") -> None:
     """Raises ValueError where the parts of a typed request do not fit each other."""
+    from server.store.specs import TableEvaluation
+
     space = find(spec.space)
     evaluator = spec.config.evaluator.kind
-    if evaluator != "cost" and evaluator not in _evaluators_of(space):
+    own_table = isinstance(spec.config.evaluator, TableEvaluation) and spec.config.evaluator.table
+    if evaluator != "cost" and evaluator not in _evaluators_of(space) and not own_table:
         raise ValueError(
             f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
             f"choose one of {_evaluators_of(space)}"
@@ -141,20 +145,39 @@ def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:
     limits = spec.constraints.limits()
     if not limits:
         return
-    rng = Random(0)
     seen: dict[str, list[int]] = {name: [] for name in limits}
-    for _ in range(FEASIBILITY_DRAWS):
-        cost = space.cost_of(space.sample(rng))
+    for arch in _examples(space):
+        cost = space.cost_of(arch)
         values = {name: getattr(cost, name) for name in limits}
         if all(bound.excess(values[name]) == 0 for name, bound in limits.items()):
             return
         for name, value in values.items():
             seen[name].append(value)
+    if all(_reaches(bound, seen[name]) for name, bound in limits.items()):
+        return  # a window between the points seen, however narrow: a search walks into it
     ranges = ", ".join(f"{name} {min(values):,} to {max(values):,}" for name, values in seen.items())
     raise ValueError(
-        f"constraints: none of {FEASIBILITY_DRAWS} random architectures of {space.name!r} meets them "
+        f"constraints: no architecture of {space.name!r} meets them, as {FEASIBILITY_DRAWS} random ones show "
         f"(seen: {ranges}); widen the limits"
     )
+
+
+def _reaches(bound: Bound, values: Sequence[float]) -> bool:
+    """Whether the values do not all lie on one side of the bound."""
+    excesses = [bound.excess(value) for value in values]
+    return min(excesses) <= 0 <= max(excesses)
+
+
+def _examples(space: SearchSpace) -> Iterator[Architecture]:
+    """Where costs are likely to lie at their extremes, then random points."""
+    yield space.largest
+    if space.baseline is not None:
+        yield space.baseline
+    with suppress(InvalidArchitecture):  # the first options may not go together
+        yield space.architecture((0,) * len(space.choices))
+    rng = Random(0)
+    for _ in range(FEASIBILITY_DRAWS):
+        yield space.sample(rng)
 
 
 def _dataset_of(space: SearchSpace, method: SearchMethod) -> str:
