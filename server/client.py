@@ -101,7 +101,8 @@ class Client:
                 source.response.read()
                 _raise_for(source.response)
             for message in source.iter_sse():
-                yield message.json()
+                if message.data:  # a keep-alive comment arrives as an event without data
+                    yield message.json()
 
     def download(self, artifact_id: str, target: Path) -> Path:
         """Writes an artifact to a file."""

@@ -171,6 +171,8 @@ class _Loop:
         return True
 
     def _begin(self, proposals: Sequence[Proposal]) -> None:
+        if self.search.trains:
+            self._flush()  # what has ended is told before what begins because of it
         known = self._known(proposals)
         for proposal in proposals:
             cost = self.search.space.cost_of(proposal.arch)

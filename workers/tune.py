@@ -26,6 +26,29 @@ class Stopped(RuntimeError):
     """Ends Tune's loop from inside; its own clean-up then removes the actors."""
 
 
+class _Channel:
+    """The queues between our loop and Tune's. Tune pickles its set-up; the queues stay in this process."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[TrialTask] = queue.SimpleQueue()
+        self.updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        self.stopping = threading.Event()
+        self.ended: set[str] = set()
+
+    def __deepcopy__(self, _memo: object) -> "_Channel":
+        return self
+
+    def __reduce__(self) -> Any:
+        return _Channel, ()
+
+    def tell(self, update: Update) -> None:
+        if not isinstance(update, Progress):
+            if update.id in self.ended:
+                return
+            self.ended.add(update.id)
+        self.updates.put(update)
+
+
 class _Labelled:
     """A task as a Tune configuration value: opaque, printed by its id."""
 
@@ -39,34 +62,31 @@ class _Labelled:
 class _Feed(Searcher):  # type: ignore[misc]
     """Hands Tune the queued tasks, one when it asks."""
 
-    def __init__(self, tasks: "queue.SimpleQueue[TrialTask]", finished: threading.Event) -> None:
+    def __init__(self, channel: _Channel) -> None:
         super().__init__(metric="done", mode="max")
-        self.tasks = tasks
-        self.finished = finished
+        self.channel = channel
 
     def suggest(self, trial_id: str) -> Any:
         try:
-            return {"task": _Labelled(self.tasks.get_nowait())}
+            return {"task": _Labelled(self.channel.tasks.get_nowait())}
         except queue.Empty:
-            return Searcher.FINISHED if self.finished.is_set() else None
+            return None  # not now; asked again in Tune's next turn
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        pass
+        pass  # the relay tells it
 
-    def __deepcopy__(self, _memo: object) -> "_Feed":
-        return self
+    def save(self, checkpoint_path: str) -> None:
+        pass  # the database remembers, not Tune
 
 
 class _Relay(Callback):  # type: ignore[misc]
     """Turns Tune's callbacks into updates."""
 
-    def __init__(self, updates: "queue.SimpleQueue[Update]", stopping: threading.Event) -> None:
-        self.updates = updates
-        self.stopping = stopping
-        self.ended: set[str] = set()
+    def __init__(self, channel: _Channel) -> None:
+        self.channel = channel
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        if self.stopping.is_set():
+        if self.channel.stopping.is_set():
             raise Stopped
 
     def on_trial_result(
@@ -74,25 +94,17 @@ class _Relay(Callback):  # type: ignore[misc]
     ) -> None:
         update = result.get("update")
         if update is not None:
-            self._tell(update)
+            self.channel.tell(update)
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         task = trial.config["task"].task
-        if task.id not in self.ended:
-            self._tell(Failed(task.id, "the trial ended without a result", crashed=True))
+        self.channel.tell(Failed(task.id, "the trial ended without a result", crashed=True))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         task = trial.config["task"].task
-        self._tell(Failed(task.id, _reason(trial), crashed=True))
-
-    def _tell(self, update: Update) -> None:
-        if not isinstance(update, Progress):
-            if update.id in self.ended:
-                return
-            self.ended.add(update.id)
-        self.updates.put(update)
+        self.channel.tell(Failed(task.id, _reason(trial), crashed=True))
 
 
 def _reason(trial: TuneTrial) -> str:
@@ -123,22 +135,18 @@ class TuneExecutor:
     """
 
     def __init__(self, *, cpus: float, gpus: float, parallel: int, folder: Path) -> None:
-        self._tasks: queue.SimpleQueue[TrialTask] = queue.SimpleQueue()
-        self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        self._finished = threading.Event()
-        self._stopping = threading.Event()
-        self._relay = _Relay(self._updates, self._stopping)
+        self._channel = _Channel()
         self._failure: BaseException | None = None
         tuner = Tuner(
             tune.with_resources(_run, {"cpu": cpus, "gpu": gpus}),
             tune_config=TuneConfig(
-                search_alg=_Feed(self._tasks, self._finished),
+                search_alg=_Feed(self._channel),
                 num_samples=-1,
                 max_concurrent_trials=parallel,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=RunConfig(storage_path=str(folder), name="trials", verbose=0, callbacks=[self._relay]),
+            run_config=RunConfig(storage_path=str(folder), name="trials", verbose=0, callbacks=[_Relay(self._channel)]),
         )
         self._thread = threading.Thread(target=self._fit, args=(tuner,), name="tune", daemon=True)
         self._thread.start()
@@ -152,16 +160,16 @@ class TuneExecutor:
             self._failure = error
 
     def submit(self, task: TrialTask) -> None:
-        self._relay.ended.discard(task.id)
-        self._tasks.put(task)
+        self._channel.ended.discard(task.id)
+        self._channel.tasks.put(task)
 
     def poll(self, timeout: float) -> list[Update]:
         """Raises RuntimeError where Ray Tune itself has broken down."""
         updates: list[Update] = []
         try:
-            updates.append(self._updates.get(timeout=timeout))
+            updates.append(self._channel.updates.get(timeout=timeout))
             while True:
-                updates.append(self._updates.get_nowait())
+                updates.append(self._channel.updates.get_nowait())
         except queue.Empty:
             pass
         if not updates and not self._thread.is_alive():
@@ -169,8 +177,7 @@ class TuneExecutor:
         return updates
 
     def stop(self) -> None:
-        self._finished.set()
-        self._stopping.set()
+        self._channel.stopping.set()
         self._thread.join(timeout=STOP_SECONDS)
 
 

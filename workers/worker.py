@@ -7,6 +7,7 @@ job goes straight back to the queue.
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -46,6 +47,10 @@ class Worker:
         self.running: list[_JobProcess] = []
         self.spare: _JobProcess | None = None
         self.ray_address = settings.ray_address
+        if not self.ray_address:
+            # the local cluster's secret, known to this worker and the processes that it starts
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self.started_at = now()
 
     def run(self) -> None:
@@ -73,12 +78,13 @@ class Worker:
             self._hand_over(claim)
 
     def _hand_over(self, claim: Claim) -> None:
+        if needs_ray(claim.spec) and not self.ray_address:
+            self.ray_address = start_ray(self.settings)
+            claim.beat()  # that took seconds; the lease begins now
         assert self.spare is not None
         process, self.spare = self.spare, None
         process.claim = claim
         self.running.append(process)
-        if needs_ray(claim.spec) and not self.ray_address:
-            self.ray_address = start_ray(self.settings)
         order = {"job": claim.job.id, "attempt": claim.attempt, "ray_address": self.ray_address}
         log.info("job %s: attempt %d", claim.job.id, claim.attempt)
         try:
