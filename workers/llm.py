@@ -155,8 +155,8 @@ class Journal(Protocol):
         """The reply to this very call, if it once ended with one."""
         ...
 
-    def calls(self, purpose: Purpose) -> Sequence[RecordedCall]:
-        """All calls of that purpose, in the order in which they started."""
+    def calls(self, purpose: Purpose | None = None) -> Sequence[RecordedCall]:
+        """All calls, or those of one purpose, in the order in which they started."""
         ...
 
     def spent(self) -> Usage:
@@ -250,8 +250,8 @@ class MemoryJournal:
     def recorded(self, key: str) -> Reply | None:
         return next((past.reply for past in self.started if past.call.key == key and past.reply), None)
 
-    def calls(self, purpose: Purpose) -> Sequence[RecordedCall]:
-        return [past for past in self.started if past.call.purpose == purpose]
+    def calls(self, purpose: Purpose | None = None) -> Sequence[RecordedCall]:
+        return [past for past in self.started if purpose in (None, past.call.purpose)]
 
     def spent(self) -> Usage:
         open_or_paid = (
