@@ -158,7 +158,9 @@ class DiffusionEvaluator:
         fit(
             method,
             ImageBatches(self._images, spec.batch, trial.seed),
-            optimizer=torch.optim.AdamW(method.model.parameters(), lr=spec.learning_rate, weight_decay=0.0),
+            optimizer=torch.optim.AdamW(
+                method.model.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True
+            ),
             schedule=warmed(constant, spec.warmup),
             steps=spec.steps,
             seed=trial.seed,

@@ -11,15 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-MAX_BETA = (
-    0.999  # Improved DDPM, section 3.2: keeps the last steps of the cosine schedule from being singular
-)
+MAX_BETA = 0.999  # Improved DDPM, section 3.2: the last steps would be singular
 
 
 def linear_betas(count: int) -> Tensor:
     """Variances from 1e-4 to 0.02 at T = 1000, scaled by 1000 / T for another T: (T,) float64."""
     scale = 1000 / count
-    return torch.linspace(scale * 1e-4, scale * 0.02, count, dtype=torch.float64)
+    return torch.linspace(scale * 1e-4, scale * 0.02, count, dtype=torch.float64).clamp(max=MAX_BETA)
 
 
 def cosine_betas(count: int) -> Tensor:

@@ -51,11 +51,16 @@ def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_varianc
 def discretized_log_likelihood(start: Tensor, mean: Tensor, log_variance: Tensor, peak: int) -> Tensor:
     """log P of pixel levels 0..peak, scaled to [-1, 1], under a binned Gaussian (DDPM, Eq. 13), in nats."""
     deviation = (0.5 * log_variance).exp()
-    above = torch.special.ndtr((start + 1 / peak - mean) / deviation)
-    below = torch.special.ndtr((start - 1 / peak - mean) / deviation)
-    lowest, highest = start < -1 + 1 / peak, start > 1 - 1 / peak
-    mass = torch.where(lowest, above, torch.where(highest, 1 - below, above - below))
+    upper, lower = (start + 1 / peak - mean) / deviation, (start - 1 / peak - mean) / deviation
+    lowest, highest = start < -1 + 1 / peak, start > 1 - 1 / peak  # these bins reach to infinity
+    tails = torch.where(lowest, _normal_below(upper), _normal_below(-lower))
+    mass = torch.where(lowest | highest, tails, _normal_below(upper) - _normal_below(lower))
     return mass.clamp(min=1e-12).log()
+
+
+def _normal_below(z: Tensor) -> Tensor:
+    """P(Z < z), exact far out on the left, where `torch.special.ndtr` is not."""
+    return 0.5 * torch.erfc(-z / math.sqrt(2))
 
 
 def variational_bound(
