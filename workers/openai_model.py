@@ -12,7 +12,7 @@ import httpx2
 import openai
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_random_exponential
 
 from search_spaces.text import clean
 from workers.llm import (
@@ -213,10 +213,10 @@ def _worth_retrying(error: BaseException) -> bool:
 
 
 def _wait(state: RetryCallState) -> float:
-    """As long as the server asks for, else 0.5 s doubled each time, up to 8 s, with jitter."""
+    """As long as the server asks for, else at random up to 0.5 s, doubled each time to at most 8 s."""
     error = state.outcome.exception() if state.outcome else None
     asked = _retry_after(error) if isinstance(error, openai.APIStatusError) else None
-    return wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5)(state) if asked is None else asked
+    return wait_random_exponential(multiplier=0.5, max=8.0)(state) if asked is None else asked
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:

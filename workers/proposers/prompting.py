@@ -28,6 +28,11 @@ MAX_PRINCIPLES = 5
 MAX_PRINCIPLE = 300  # characters
 MAX_NOTE = 160  # characters of a rationale or a reason that are shown again
 MAX_METRICS = 6  # shown with a result, beside its objectives
+TIMES = (
+    "seconds",
+    "_s",
+    "_ms",
+)  # metrics that no two runs share: without them a replay asks the same prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,7 @@ def _problem_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[
     channels, height, width = space.inputs
     return {
         "about": space.about.strip(),
+        "objectives": " and ".join(problem.objectives),
         "choices": describe(space),
         "size": f"{space.size:,}" if space.size < 10**12 else f"{space.size:.1e}",
         "inputs": f"{channels} x {height} x {width}",
@@ -206,6 +212,7 @@ def _memory_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[s
     shown |= {attempt.arch for attempt in (*recent, *failed)}
     rest = [attempt.arch for attempt in reversed(memory.attempts) if attempt.arch not in shown]
     taken = [*memory.pending, *rest][: sizes.taken]
+    earlier = reversed(ranked(memory.earlier)[: sizes.earlier])
 
     def entries(attempts: Iterable[Attempt]) -> list[str]:
         return [_entry(problem, memory, attempt, numbered) for attempt in attempts]
@@ -217,7 +224,7 @@ def _memory_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[s
         "diverse": entries(reversed(diverse)),
         "recent": entries(recent),
         "failed": entries(failed),
-        "earlier": entries(reversed(ranked(memory.earlier)[: sizes.earlier])),
+        "earlier": [_entry(problem, memory, past, {}) for past in earlier],
         "taken": [show(problem.space, arch) for arch in taken],
     }
 
@@ -243,7 +250,8 @@ def _entry(
     number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
     cost = f"params {attempt.cost.params:,}, MACs {attempt.cost.macs:,}"
     parts = [f"{number}{show(problem.space, attempt.arch)}: {_result(problem, memory, attempt)}", cost]
-    others = sorted(name for name in attempt.metrics if name not in problem.objectives)[:MAX_METRICS]
+    others = sorted(set(attempt.metrics) - set(problem.objectives))
+    others = [name for name in others if not name.endswith(TIMES)][:MAX_METRICS]
     if others:
         parts.append(", ".join(f"{name} {_number(attempt.metrics[name])}" for name in others))
     if attempt.scores is not None and attempt.note:
@@ -268,8 +276,11 @@ def _how_to_read(problem: Problem, memory: SearchMemory) -> str:
     """Which way each objective is better."""
     ways = []
     for index, name in enumerate(problem.objectives):
-        lower = _direction(memory, name, index) == -1
-        ways.append(f"{name}: {'lower' if lower else 'higher'} is better.")
+        direction = _direction(memory, name, index)
+        if direction is not None:
+            ways.append(f"{name}: {'higher' if direction > 0 else 'lower'} is better.")
+        elif memory.scored:
+            ways.append(f"{name}: given as a score, higher is better.")
     return " ".join(ways)
 
 

@@ -63,6 +63,11 @@ class Region:
         points = dict.fromkeys(arch for genes in codes if (arch := self._point(genes)) is not None)
         return tuple(arch for arch in points if not self.excess(arch))
 
+    def largest(self, rng: Random) -> Architecture | None:
+        """The space's largest point, or what a walk from it into the limits ends at."""
+        end = self._point(tuple(len(choice.options) - 1 for choice in self.space.choices))
+        return None if end is None else self.walk(end, rng)
+
     # ---------------------------------------------------------------- one change
 
     def shifted(self, arch: Architecture, rng: Random) -> Architecture | None:
