@@ -18,6 +18,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -31,8 +32,9 @@ from search_spaces.space import Genes, InvalidArchitecture, SearchSpace
 
 Protocol = Literal["published", "split"]
 Columns = dict[str, NDArray[np.float64]]
-"""`val_accuracy` and `test_accuracy` (N,), or where nothing was held out `test_accuracy_seeds` (N, seeds)."""
+"""`val_accuracy` and `test_accuracy` (N,), or where nothing was held out test accuracies SEEDS (N, seeds)."""
 
+SEEDS = "by seed"
 REPORTED = "test_"  # what the names of the columns begin with that a search must not see
 
 
@@ -129,7 +131,16 @@ def _published(space: SearchSpace, dataset: str, root: Path, protocol: Protocol)
     )
 
 
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    csv.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class _NotInside(LookupError):
@@ -158,11 +169,13 @@ def _table(
 
 
 def _by_protocol(name: str, columns: Columns, protocol: Protocol) -> Columns:
-    if "test_accuracy_seeds" not in columns:
+    seeds = columns.get(SEEDS)
+    if seeds is None:
         if protocol == "split":
             raise TableUnavailable(f"{name} holds no seeds to split; use the protocol 'published'")
         return columns
-    seeds = columns["test_accuracy_seeds"]
+    if seeds.ndim != 2 or seeds.shape[1] < 2:
+        raise TableUnavailable(f"{name}: accuracies of two seeds or more are expected, not {seeds.shape}")
     searched, reported = (seeds, seeds) if protocol == "published" else (seeds[:, :1], seeds[:, 1:])
     return {"val_accuracy": searched.mean(axis=1), "test_accuracy": reported.mean(axis=1)}
 
@@ -187,7 +200,7 @@ def _digits_json(path: Path, release: Release) -> tuple[Iterable[Genes], Columns
     field, options, first = {"macro": ("test_acc", 3, 0), "channel": ("acc", 4, 1)}[release.prefix]
     option = {str(first + index): index for index in range(options)}
     seeds = np.array([entry[field] for entry in entries.values()], np.float64)
-    return [tuple(option[digit] for digit in key) for key in entries], {"test_accuracy_seeds": seeds}
+    return [tuple(option[digit] for digit in key) for key in entries], {SEEDS: seeds}
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _macro_arrays(path: Path, _: Release) -> tuple[Iterable[Genes], Columns]:
         if "macro_ops" not in arrays:
             raise _NotInside("has no macro_ops")
         seeds = arrays["macro_test_acc_seeds"].astype(np.float64)
-        return _codes(arrays["macro_ops"], options=3), {"test_accuracy_seeds": seeds}
+        return _codes(arrays["macro_ops"], options=3), {SEEDS: seeds}
 
 
 def _channel_arrays(path: Path, release: Release) -> tuple[Iterable[Genes], Columns]:
@@ -228,15 +241,17 @@ def _channel_arrays(path: Path, release: Release) -> tuple[Iterable[Genes], Colu
             raise _NotInside(f"has no {release.prefix}_width")
         seeds = arrays[f"{release.prefix}_test_acc_seeds"].astype(np.float64)
         multiples = arrays[f"{release.prefix}_width"].astype(np.int64)
-        return _codes(multiples - 1, options=4), {"test_accuracy_seeds": seeds}
+        return _codes(multiples - 1, options=4), {SEEDS: seeds}
 
 
-def _arrays(path: Path) -> Any:
-    """An open npz file. Raises ValueError where it is something else."""
-    arrays = np.load(path, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError("it is no npz file")
-    return arrays
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of an npz file, while it is open. Raises ValueError where it is something else."""
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is no npz file")
+        yield arrays
 
 
 def _codes(genes: NDArray[Any], *, options: int) -> list[Genes]:
