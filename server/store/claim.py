@@ -6,7 +6,7 @@ taken the job, gets LostClaim, and cannot write over its successor.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from server.store.artifacts import StoredFile
 from server.store.records import NewEvent, append_events, new_id, now
 from server.store.specs import JobSpec
-from server.store.states import CandidateState, JobState, Request
+from server.store.states import ENDED, CandidateState, JobState, Request
 from server.store.tables import Artifact, Candidate, Job, LLMCall, Point
 
 if TYPE_CHECKING:
@@ -91,9 +91,13 @@ class Claim:
 
     def beat(self) -> Request | None:
         """Extends the lease and counts the running time; gives what the user has asked for meanwhile."""
-        elapsed, self._beat_at = seconds_since(self._beat_at, now()), now()
-        with self._writing((), running_seconds=Job.running_seconds + elapsed) as session:
+        with self._writing((), running_seconds=self._running_seconds()) as session:
             return session.scalars(select(Job.request).where(Job.id == self.job.id)).one()
+
+    def _running_seconds(self) -> Any:
+        """The job's running time with what has passed since the last time it was counted."""
+        elapsed, self._beat_at = seconds_since(self._beat_at, now()), now()
+        return Job.running_seconds + elapsed
 
     def requested(self) -> Request | None:
         """What the user has asked for, without a write."""
@@ -213,25 +217,56 @@ class Claim:
         """
         ended = {"finished_at": now()} if state is not JobState.PAUSED else {}
         event = NewEvent(f"job.{state}", {"reason": reason} if reason else {})
-        changes = {"state": state, "reason": reason, "request": None, "worker": None, **ended}
+        changes = {
+            "state": state,
+            "reason": reason,
+            "request": None,
+            "worker": None,
+            "running_seconds": self._running_seconds(),
+            **ended,
+        }
         with self._writing([event], result=dict(result) if result else None, **changes) as session:
-            session.execute(
-                update(Candidate)
-                .where(Candidate.job_id == self.job.id, Candidate.state == CandidateState.RUNNING)
-                .values(state=CandidateState.STOPPED)
-            )
+            put_aside(session, self.job.id)
             session.add_all(self._artifact(file, None) for file in files)
         self.store.signals.notify("jobs")
 
     def release(self, reason: str) -> None:
-        """Gives the job back to the queue, for another worker to continue."""
-        with self._writing(
-            [NewEvent("job.released", {"reason": reason})],
-            state=JobState.QUEUED,
-            worker=None,
-        ):
-            pass
+        """Gives the job back to the queue, for another worker to continue.
+
+        What the user has asked for meanwhile happens now: nobody is left who would do it.
+        """
+        with self._writing((), running_seconds=self._running_seconds()) as session:
+            job = session.scalars(select(Job).where(Job.id == self.job.id)).one()
+            put_down(session, job, NewEvent("job.released", {"reason": reason}))
+        self.store.signals.notify(self.job.id)
         self.store.signals.notify("jobs")
+
+
+def put_down(session: Session, job: Job, event: NewEvent) -> None:
+    """Leaves a job that no worker drives any more where its user wants it: queued, paused or cancelled.
+
+    `event` tells why; it is written under the name of the state where that is the end or a pause.
+    """
+    job.state = {None: JobState.QUEUED, Request.PAUSE: JobState.PAUSED, Request.CANCEL: JobState.CANCELLED}[
+        job.request
+    ]
+    job.worker, job.lease_until, job.request = None, None, None
+    if job.state is not JobState.QUEUED:
+        put_aside(session, job.id)
+        event = replace(event, kind=f"job.{job.state}")
+    if job.state in ENDED:
+        job.finished_at = now()
+    job.last_event += 1
+    append_events(session, job.id, job.last_event, [event])
+
+
+def put_aside(session: Session, job_id: str) -> None:
+    """Stops the candidates that still run; a resumed job runs them again."""
+    session.execute(
+        update(Candidate)
+        .where(Candidate.job_id == job_id, Candidate.state == CandidateState.RUNNING)
+        .values(state=CandidateState.STOPPED)
+    )
 
 
 _TABLE = Candidate.__table__

@@ -55,7 +55,7 @@ def upgrade(engine: Engine) -> None:
 
 def check(engine: Engine) -> None:
     """Raises SchemaMismatch unless the schema is exactly this version's."""
-    with engine.connect() as connection:
+    with engine.connect().execution_options(readonly=True) as connection:
         config = _config(connection)
         _refuse_unknown(connection, config)
         found, head = _revision(connection), ScriptDirectory.from_config(config).get_current_head()

@@ -50,8 +50,3 @@ CANDIDATE_MOVES: Mapping[CandidateState, frozenset[CandidateState]] = {
 }
 
 ENDED = frozenset(state for state, moves in JOB_MOVES.items() if not moves)
-
-
-def sources(target: JobState) -> frozenset[JobState]:
-    """The states from which a job may move to `target`."""
-    return frozenset(state for state, moves in JOB_MOVES.items() if target in moves)

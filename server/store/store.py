@@ -6,20 +6,22 @@ guarded, events are gapless, and no reader overtakes a slower writer.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import Engine, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from server.store.claim import Claim
+from server.store.claim import Claim, put_aside, put_down
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
 from server.store.specs import JobSpec, canonical_json
-from server.store.states import ENDED, JobState, Request, sources
+from server.store.states import JOB_MOVES, JobState, Request
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point, Worker
 
 Row = TypeVar("Row")
@@ -35,6 +37,20 @@ class IdempotencyConflict(RuntimeError):
     """The idempotency key was used before, for another request."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a user's wish comes to: the event it leaves and the changes of the job's row."""
+
+    event: str
+    changes: Mapping[str, Any]
+
+
+def _move(job: Job, target: JobState, event: str, **changes: Any) -> _Step:
+    if target not in JOB_MOVES[job.state]:
+        raise IllegalMove(f"job {job.id} is {job.state}: that is not possible any more")
+    return _Step(event, {"state": target, **changes})
+
+
 class Store:
     """Jobs and everything they left, over one database."""
 
@@ -43,7 +59,8 @@ class Store:
         self.signals = signals or Polling()
 
     @contextmanager
-    def _reading(self) -> Iterator[Session]:
+    def reading(self) -> Iterator[Session]:
+        """A session that waits for no writer. Like `writing`, for the store's own rooms."""
         connection = self.engine.connect().execution_options(readonly=True)
         with connection, Session(connection, expire_on_commit=False) as session:
             yield session
@@ -86,12 +103,14 @@ class Store:
                 session.flush()
                 append_events(session, job.id, 1, [NewEvent("job.queued", {"method": job.method})])
         except IntegrityError:
+            if idempotency_key is None:
+                raise
             return self._same_submission(project, idempotency_key, digest), False
         self.signals.notify("jobs")
         return job, True
 
-    def _same_submission(self, project: str, key: str | None, digest: str) -> Job:
-        with self._reading() as session:
+    def _same_submission(self, project: str, key: str, digest: str) -> Job:
+        with self.reading() as session:
             known = session.scalars(
                 select(Job).where(Job.project == project, Job.idempotency_key == key)
             ).one()
@@ -103,58 +122,66 @@ class Store:
 
     def cancel(self, job_id: str) -> Job:
         """Ends a waiting job at once; asks a running one to stop. Cancelling a cancelled job does nothing."""
-        job = self.job(job_id)
-        if job.state is JobState.CANCELLED or job.request is Request.CANCEL:
-            return job
-        if job.state is JobState.RUNNING:
-            return self._ask(job_id, Request.CANCEL, "job.cancel_requested")
-        return self._move(job_id, JobState.CANCELLED, "job.cancelled", finished_at=now())
+
+        def choose(job: Job) -> _Step | None:
+            if job.state is JobState.CANCELLED or job.request is Request.CANCEL:
+                return None
+            if job.state is JobState.RUNNING:
+                return _Step("job.cancel_requested", {"request": Request.CANCEL})
+            return _move(job, JobState.CANCELLED, "job.cancelled", finished_at=now())
+
+        return self._steer(job_id, choose)
 
     def pause(self, job_id: str) -> Job:
         """Holds a queued job back; asks a running one to finish its trials in flight and stop."""
-        job = self.job(job_id)
-        if job.state is JobState.PAUSED or job.request is Request.PAUSE:
-            return job
-        if job.state is JobState.RUNNING:
-            return self._ask(job_id, Request.PAUSE, "job.pause_requested")
-        return self._move(job_id, JobState.PAUSED, "job.paused")
+
+        def choose(job: Job) -> _Step | None:
+            if job.state is JobState.PAUSED or job.request is Request.PAUSE:
+                return None
+            if job.request is Request.CANCEL:
+                raise IllegalMove(f"job {job.id} is being cancelled; it cannot be paused any more")
+            if job.state is JobState.RUNNING:
+                return _Step("job.pause_requested", {"request": Request.PAUSE})
+            return _move(job, JobState.PAUSED, "job.paused")
+
+        return self._steer(job_id, choose)
 
     def resume(self, job_id: str) -> Job:
         """Queues a paused job again, or takes back a pause that has not happened yet."""
-        job = self.job(job_id)
-        if job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.request is None):
-            return job
-        if job.state is JobState.RUNNING and job.request is Request.PAUSE:
-            return self._ask(job_id, None, "job.resumed")
-        return self._move(job_id, JobState.QUEUED, "job.resumed", request=None)
 
-    def _ask(self, job_id: str, request: Request | None, kind: str) -> Job:
-        return self._guarded(job_id, frozenset({JobState.RUNNING}), kind, {"request": request})
+        def choose(job: Job) -> _Step | None:
+            if job.request is Request.CANCEL:
+                raise IllegalMove(f"job {job.id} is being cancelled; it cannot be resumed any more")
+            if job.request is Request.PAUSE:
+                return _Step("job.resumed", {"request": None})
+            if job.state in (JobState.QUEUED, JobState.RUNNING):
+                return None
+            return _move(job, JobState.QUEUED, "job.resumed")
 
-    def _move(self, job_id: str, target: JobState, kind: str, **changes: Any) -> Job:
-        return self._guarded(job_id, sources(target), kind, {"state": target, **changes})
+        return self._steer(job_id, choose)
 
-    def _guarded(
-        self, job_id: str, allowed: frozenset[JobState], kind: str, changes: Mapping[str, Any]
-    ) -> Job:
+    def _steer(self, job_id: str, choose: Callable[[Job], _Step | None]) -> Job:
+        """Takes the step that `choose` finds right for the job as it is; its row is locked meanwhile."""
         with self.writing() as session:
-            job = session.scalars(
-                update(Job)
-                .where(Job.id == job_id, Job.state.in_(allowed))
-                .values(last_event=Job.last_event + 1, **changes)
-                .returning(Job)
-            ).one_or_none()
-            if job is not None:
-                append_events(session, job_id, job.last_event, [NewEvent(kind)])
-        if job is None:
-            raise IllegalMove(f"job {job_id} is {self.job(job_id).state}: that is not possible any more")
-        self.signals.notify(job_id)
+            job = _found(session.get(Job, job_id, with_for_update=True), "job", job_id)
+            step = choose(job)
+            if step is not None:
+                for name, value in step.changes.items():
+                    setattr(job, name, value)
+                job.last_event += 1
+                append_events(session, job_id, job.last_event, [NewEvent(step.event)])
+        if step is not None:
+            self.signals.notify("jobs")
+            self.signals.notify(job_id)
         return job
 
     # ---------------------------------------------------------------- the queue
 
     def claim(self, worker: str, lease: timedelta) -> Claim | None:
-        """Takes the oldest job that waits, or whose worker has let its lease lapse."""
+        """Takes the oldest job that waits, or whose worker has let its lease lapse.
+
+        A job whose specification this version cannot read is failed, with the reason.
+        """
         lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
         waiting = select(Job.id).where(or_(Job.state == JobState.QUEUED, lapsed)).order_by(Job.id)
         with self.writing() as session:
@@ -178,7 +205,23 @@ class Store:
             event = NewEvent("job.running", {"attempt": job.attempt, "worker": worker})
             append_events(session, job.id, job.last_event, [event])
         self.signals.notify(job.id)
-        return Claim(self, job, lease)
+        try:
+            return Claim(self, job, lease)
+        except ValidationError as error:
+            self._refuse(job, f"this worker cannot read the specification: {error}")
+            return None
+
+    def _refuse(self, job: Job, reason: str) -> None:
+        with self.writing() as session:
+            held = session.scalars(
+                update(Job)
+                .where(Job.id == job.id, Job.attempt == job.attempt, Job.state == JobState.RUNNING)
+                .values(crashes=Job.crashes)
+                .returning(Job)
+            ).one_or_none()
+            if held is not None:
+                _fail(session, held, reason)
+        self.signals.notify(job.id)
 
     def claim_of(self, job_id: str, attempt: int, lease: timedelta) -> Claim:
         """The claim that another process of this worker took; its first write checks that it still holds."""
@@ -192,27 +235,26 @@ class Store:
             job = session.scalars(
                 update(Job)
                 .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
-                .values(last_event=Job.last_event + 1, crashes=Job.crashes + 1)
+                .values(crashes=Job.crashes + 1)
                 .returning(Job)
             ).one_or_none()
             if job is None:
                 return
-            hopeless = job.crashes >= MAX_CRASHES
-            job.lease_until, job.worker = None, None
-            if hopeless:
-                job.state, job.finished_at = JobState.FAILED, now()
-                job.reason = f"its process was lost {MAX_CRASHES} times without any progress: {reason}"
+            if job.crashes < MAX_CRASHES:
+                put_down(session, job, NewEvent("job.process_lost", {"reason": reason}))
             else:
-                job.state = JobState.CANCELLED if job.request is Request.CANCEL else JobState.QUEUED
-            kind = f"job.{job.state}" if job.state in ENDED else "job.process_lost"
-            append_events(session, job_id, job.last_event, [NewEvent(kind, {"reason": reason})])
+                _fail(
+                    session,
+                    job,
+                    f"its process was lost {MAX_CRASHES} times without any progress: {reason}",
+                )
         self.signals.notify("jobs")
         self.signals.notify(job_id)
 
     # ---------------------------------------------------------------- reading
 
     def job(self, job_id: str) -> Job:
-        with self._reading() as session:
+        with self.reading() as session:
             return _found(session.get(Job, job_id), "job", job_id)
 
     def jobs(
@@ -233,29 +275,31 @@ class Store:
             if value is not None:
                 query = query.where(column == value)
         if text:
-            query = query.where(or_(Job.name.icontains(text, autoescape=True), Job.id.startswith(text)))
+            query = query.where(
+                or_(Job.name.icontains(text, autoescape=True), Job.id.startswith(text, autoescape=True))
+            )
         if cursor is not None:
             query = query.where(Job.id < cursor)
-        with self._reading() as session:
+        with self.reading() as session:
             return list(session.scalars(query))
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
-        with self._reading() as session:
+        with self.reading() as session:
             query = select(Event).where(Event.job_id == job_id, Event.number > after)
             return list(session.scalars(query.order_by(Event.number).limit(limit)))
 
     def candidate(self, candidate_id: str) -> Candidate:
-        with self._reading() as session:
+        with self.reading() as session:
             return _found(session.get(Candidate, candidate_id), "candidate", candidate_id)
 
     def candidates(self, job_id: str) -> list[Candidate]:
         """All of a job's search memory, in the order it was proposed."""
-        with self._reading() as session:
+        with self.reading() as session:
             query = select(Candidate).where(Candidate.job_id == job_id).order_by(Candidate.number)
             return list(session.scalars(query))
 
     def points(self, candidate_id: str) -> list[Point]:
-        with self._reading() as session:
+        with self.reading() as session:
             query = select(Point).where(Point.candidate_id == candidate_id).order_by(Point.step)
             return list(session.scalars(query))
 
@@ -263,15 +307,15 @@ class Store:
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.id)
         if candidate_id is not None:
             query = query.where(Artifact.candidate_id == candidate_id)
-        with self._reading() as session:
+        with self.reading() as session:
             return list(session.scalars(query))
 
     def artifact(self, artifact_id: str) -> Artifact:
-        with self._reading() as session:
+        with self.reading() as session:
             return _found(session.get(Artifact, artifact_id), "artifact", artifact_id)
 
     def llm_calls(self, job_id: str) -> list[LLMCall]:
-        with self._reading() as session:
+        with self.reading() as session:
             return list(session.scalars(select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id)))
 
     def measured(self, signature: str, keys: Sequence[str]) -> dict[str, Candidate]:
@@ -279,7 +323,7 @@ class Store:
         query = select(Candidate).where(
             Candidate.signature == signature, Candidate.key.in_(keys), Candidate.scores.is_not(None)
         )
-        with self._reading() as session:
+        with self.reading() as session:
             return {candidate.key: candidate for candidate in session.scalars(query.order_by(Candidate.id))}
 
     # ---------------------------------------------------------------- workers
@@ -295,8 +339,16 @@ class Store:
                 session.delete(known)
 
     def workers(self) -> list[Worker]:
-        with self._reading() as session:
+        with self.reading() as session:
             return list(session.scalars(select(Worker).order_by(Worker.started_at)))
+
+
+def _fail(session: Session, job: Job, reason: str) -> None:
+    put_aside(session, job.id)
+    job.state, job.reason, job.finished_at = JobState.FAILED, reason, now()
+    job.worker, job.lease_until, job.request = None, None, None
+    job.last_event += 1
+    append_events(session, job.id, job.last_event, [NewEvent("job.failed", {"reason": reason})])
 
 
 def _found(row: Row | None, noun: str, row_id: str) -> Row:

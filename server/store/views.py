@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Select, and_, func, or_, select
-from sqlalchemy.orm import Session
 
 from server.store.states import CandidateState
 from server.store.store import Store
@@ -45,7 +44,7 @@ def history(store: Store, job_id: str, *, maximize: bool) -> list[HistoryPoint]:
     sign = 1.0 if maximize else -1.0
     points: list[HistoryPoint] = []
     best: float | None = None
-    with Session(store.engine) as session:
+    with store.reading() as session:
         for id_, number, scores, violation, params, macs, origin, state, reused in session.execute(query):
             value = None if scores is None else sign * scores[0]
             if value is not None and violation == 0 and (best is None or sign * value > sign * best):
@@ -66,7 +65,7 @@ def counts(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         .group_by(Candidate.job_id, Candidate.state)
     )
     found: dict[str, dict[str, int]] = {job_id: {} for job_id in job_ids}
-    with Session(store.engine) as session:
+    with store.reading() as session:
         for job_id, state, count in session.execute(query):
             found[job_id][state.value] = count
     return found
@@ -80,7 +79,7 @@ def best(store: Store, job_id: str) -> Candidate | None:
         .order_by(Candidate.violation, Candidate.score.desc(), Candidate.number)
         .limit(1)
     )
-    with Session(store.engine, expire_on_commit=False) as session:
+    with store.reading() as session:
         return session.scalars(query).one_or_none()
 
 
@@ -89,7 +88,7 @@ def pareto(store: Store, job_id: str) -> list[Candidate]:
     query = select(Candidate).where(
         Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0
     )
-    with Session(store.engine, expire_on_commit=False) as session:
+    with store.reading() as session:
         rows = sorted(session.scalars(query), key=lambda row: [-score for score in row.scores or []])
     front: list[Candidate] = []
     for row in rows:
@@ -120,7 +119,7 @@ def candidates_page(
     if state is not None:
         query = query.where(Candidate.state == state)
     column: Any = getattr(Candidate, sort)
-    with Session(store.engine, expire_on_commit=False) as session:
+    with store.reading() as session:
         if cursor is not None:
             last = session.get(Candidate, cursor)
             if last is None or last.job_id != job_id:
