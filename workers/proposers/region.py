@@ -65,8 +65,10 @@ class Region:
 
     def largest(self, rng: Random) -> Architecture | None:
         """The space's largest point, or what a walk from it into the limits ends at."""
-        end = self._point(tuple(len(choice.options) - 1 for choice in self.space.choices))
-        return None if end is None else self.walk(end, rng)
+        try:
+            return self.walk(self.space.largest, rng)
+        except InvalidArchitecture:  # the last options may not go together
+            return None
 
     # ---------------------------------------------------------------- one change
 
