@@ -1,0 +1,145 @@
+"""A job at a glance: how far it is, what it has found, and what can be done with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.store import overview, views
+from server.store.states import ENDED, JobState, Request
+from server.store.store import Store
+from server.store.tables import Candidate, Job
+
+STATE_ORDER = ("completed", "running", "failed", "stopped")
+STEADY = 3  # ended candidates before the time left is worth a guess
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """An objective, as a page needs it."""
+
+    metric: str
+    maximize: bool
+
+    def value(self, score: float) -> float:
+        """The metric's value behind a score (higher is better)."""
+        return score if self.maximize else -score
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One job, its candidates by state, and the best value so far."""
+
+    job: Job
+    counts: Mapping[str, int]
+    aims: Sequence[Aim]
+    best: float | None
+
+    @property
+    def title(self) -> str:
+        return self.job.name or f"{self.job.method} on {self.job.space or self.job.dataset or 'nothing'}"
+
+    @property
+    def started(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def done(self) -> int:
+        return self.counts.get("completed", 0) + self.counts.get("failed", 0)
+
+    @property
+    def budget(self) -> int | None:
+        evaluations = (self.job.spec.get("budget") or {}).get("evaluations")
+        return evaluations if isinstance(evaluations, int) else None
+
+    @property
+    def progress(self) -> float:
+        """Between 0 and 1."""
+        return min(1.0, self.done / self.budget) if self.budget else float(self.ended)
+
+    @property
+    def by_state(self) -> list[tuple[str, int]]:
+        return [(state, self.counts[state]) for state in STATE_ORDER if self.counts.get(state)]
+
+    @property
+    def ended(self) -> bool:
+        return self.job.state in ENDED
+
+    @property
+    def seconds_left(self) -> float | None:
+        """A guess from the pace so far; None where there is nothing to guess from."""
+        if self.job.state is not JobState.RUNNING or not self.budget or self.done < STEADY:
+            return None
+        return self.job.running_seconds / self.done * max(0, self.budget - self.done)
+
+    @property
+    def pending(self) -> str:
+        """What was asked of the running job and has not happened yet."""
+        if self.job.request is Request.CANCEL:
+            return "cancelling"
+        return "pausing" if self.job.request is Request.PAUSE else ""
+
+    @property
+    def actions(self) -> list[str]:
+        """The steering requests that make sense now."""
+        if self.ended or self.job.request is Request.CANCEL:
+            return []
+        resumable = self.job.state is JobState.PAUSED or self.job.request is Request.PAUSE
+        return ["resume" if resumable else "pause", "cancel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A value beside that of the baseline."""
+
+    name: str
+    value: float
+    reference: float | None
+    better: bool | None
+    """Whether it improves on the baseline; None where it equals it or there is none."""
+
+
+def aims_of(spec: Mapping[str, Any]) -> list[Aim]:
+    return [Aim(o["metric"], o.get("goal") == "maximize") for o in spec.get("objectives") or ()]
+
+
+def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
+    ids = [job.id for job in jobs]
+    counts, scores = views.counts(store, ids), overview.best_scores(store, ids)
+    return [_glance(job, counts[job.id], scores.get(job.id)) for job in jobs]
+
+
+def _glance(job: Job, counts: Mapping[str, int], score: float | None) -> Glance:
+    aims = aims_of(job.spec)
+    best = aims[0].value(score) if aims and score is not None else None
+    return Glance(job, counts, aims, best)
+
+
+def compared(candidate: Candidate, baseline: Candidate | None, aims: Sequence[Aim]) -> list[Compared]:
+    """The objectives and costs of a candidate, each beside the baseline's where that is another candidate."""
+    if baseline is not None and baseline.id == candidate.id:
+        baseline = None
+    reference = baseline.metrics if baseline is not None else {}
+    rows = [
+        _compare(aim.metric, candidate.metrics.get(aim.metric), reference.get(aim.metric), aim.maximize)
+        for aim in aims
+    ]
+    for cost in ("params", "macs"):
+        known = None if baseline is None else getattr(baseline, cost)
+        rows.append(_compare(cost, getattr(candidate, cost), known, maximize=False))
+    return [row for row in rows if row is not None]
+
+
+def _compare(name: str, value: Any, reference: Any, maximize: bool) -> Compared | None:
+    if value is None:
+        return None
+    if reference is None or value == reference:
+        return Compared(name, value, reference, None)
+    return Compared(name, value, reference, (value > reference) == maximize)
+
+
+def metric_columns(aims: Sequence[Aim], candidates: Sequence[Candidate], limit: int) -> list[str]:
+    """The metrics worth a column: the objectives first, then the others in the order they appear."""
+    names = dict.fromkeys(aim.metric for aim in aims)
+    for candidate in candidates:
+        names.update(dict.fromkeys(candidate.metrics))
+    return list(names)[:limit]

@@ -1,0 +1,185 @@
+"""Read-only questions of who looks on: totals, the latest of a log, what stands beside a candidate."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import String, case, cast, func, select
+from sqlalchemy.orm import Session
+
+from server.store.states import CandidateState, JobState
+from server.store.store import Store
+from server.store.tables import Artifact, Candidate, Event, Job, LLMCall
+
+PROGRESS = "candidate.progress"  # one event for every point of a curve: too many to read one by one
+
+
+@dataclass(frozen=True, slots=True)
+class OriginTotals:
+    """What one kind of proposal has come to. `score` is the best feasible one, higher is better."""
+
+    origin: str
+    candidates: int
+    completed: int
+    failed: int
+    reused: int
+    device_seconds: float
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallTotals:
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+
+
+def job_counts(store: Store) -> dict[JobState, int]:
+    """How many jobs are in each state; a state without jobs counts 0."""
+    with _reading(store) as session:
+        found = session.execute(select(Job.state, func.count()).group_by(Job.state))
+        return dict.fromkeys(JobState, 0) | dict(found.tuples().all())
+
+
+def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
+    """The highest score of each job's candidates that break no constraint."""
+    query = (
+        select(Candidate.job_id, func.max(Candidate.score))
+        .where(Candidate.job_id.in_(job_ids), Candidate.score.is_not(None), Candidate.violation == 0)
+        .group_by(Candidate.job_id)
+    )
+    with _reading(store) as session:
+        return {job_id: score or 0.0 for job_id, score in session.execute(query)}
+
+
+def device_seconds(store: Store, job_id: str) -> float:
+    with _reading(store) as session:
+        total = session.scalar(select(func.sum(Candidate.device_seconds)).where(Candidate.job_id == job_id))
+        return total or 0.0
+
+
+def baseline(store: Store, job_id: str) -> Candidate | None:
+    """The published reference point, where the job began with it and it was measured."""
+    query = select(Candidate).where(
+        Candidate.job_id == job_id, Candidate.origin == "baseline", Candidate.score.is_not(None)
+    )
+    with _reading(store) as session:
+        return session.scalars(query.order_by(Candidate.number).limit(1)).one_or_none()
+
+
+def origins(store: Store, job_id: str) -> list[OriginTotals]:
+    """Totals by origin, the most frequent first."""
+    feasible = case((Candidate.violation == 0, Candidate.score))
+    query = (
+        select(
+            Candidate.origin,
+            func.count(),
+            func.count(case((Candidate.state == CandidateState.COMPLETED, 1))),
+            func.count(case((Candidate.state == CandidateState.FAILED, 1))),
+            func.count(Candidate.reused_from),
+            func.sum(Candidate.device_seconds),
+            func.max(feasible),
+        )
+        .where(Candidate.job_id == job_id)
+        .group_by(Candidate.origin)
+        .order_by(func.count().desc(), Candidate.origin)
+    )
+    with _reading(store) as session:
+        return [OriginTotals(*row) for row in session.execute(query)]
+
+
+def latest_events(store: Store, job_id: str, limit: int) -> list[Event]:
+    """The newest events first, the points of curves left out."""
+    query = select(Event).where(Event.job_id == job_id, Event.kind != PROGRESS)
+    with _reading(store) as session:
+        return list(session.scalars(query.order_by(Event.number.desc()).limit(limit)))
+
+
+def candidate_events(store: Store, candidate: Candidate, limit: int) -> list[Event]:
+    """What happened to one candidate, in order, the points of its curves left out."""
+    query = select(Event).where(
+        Event.job_id == candidate.job_id, Event.candidate_id == candidate.id, Event.kind != PROGRESS
+    )
+    with _reading(store) as session:
+        return list(session.scalars(query.order_by(Event.number).limit(limit)))
+
+
+# -------------------------------------------------------------------- beside a candidate
+
+
+def ancestors(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
+    """The line of first parents: the parent, its parent, and so on, at most `limit`."""
+    line: list[Candidate] = []
+    with _reading(store) as session:
+        while candidate.parents and len(line) < limit:
+            parent = session.get(Candidate, candidate.parents[0])
+            if parent is None or parent.number >= candidate.number:
+                break
+            line.append(parent)
+            candidate = parent
+    return line
+
+
+def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
+    """Those that exist, in the order asked for."""
+    with _reading(store) as session:
+        found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
+    return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
+
+
+def children(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
+    """The first candidates that name this one as a parent."""
+    query = select(Candidate).where(
+        Candidate.job_id == candidate.job_id,
+        Candidate.number > candidate.number,
+        cast(Candidate.parents, String).contains(f'"{candidate.id}"', autoescape=True),
+    )
+    with _reading(store) as session:
+        return list(session.scalars(query.order_by(Candidate.number).limit(limit)))
+
+
+def beside(store: Store, candidate: Candidate) -> tuple[Candidate | None, Candidate | None]:
+    """The candidates proposed just before and just after this one."""
+    near = select(Candidate).where(Candidate.job_id == candidate.job_id).limit(1)
+    before = near.where(Candidate.number < candidate.number).order_by(Candidate.number.desc())
+    after = near.where(Candidate.number > candidate.number).order_by(Candidate.number)
+    with _reading(store) as session:
+        return session.scalars(before).one_or_none(), session.scalars(after).one_or_none()
+
+
+def artifact_of(store: Store, candidate: Candidate, name: str) -> Artifact | None:
+    """The candidate's newest file of that name."""
+    query = select(Artifact).where(Artifact.candidate_id == candidate.id, Artifact.name == name)
+    with _reading(store) as session:
+        return session.scalars(query.order_by(Artifact.id.desc()).limit(1)).one_or_none()
+
+
+# -------------------------------------------------------------------- language-model calls
+
+
+def llm_totals(store: Store, job_id: str) -> CallTotals:
+    query = select(
+        func.count(),
+        func.coalesce(func.sum(LLMCall.prompt_tokens), 0),
+        func.coalesce(func.sum(LLMCall.completion_tokens), 0),
+        func.coalesce(func.sum(LLMCall.cost_usd), 0.0),
+    ).where(LLMCall.job_id == job_id)
+    with _reading(store) as session:
+        return CallTotals(*session.execute(query).one())
+
+
+def latest_llm_calls(store: Store, job_id: str, limit: int) -> list[LLMCall]:
+    """The newest first."""
+    query = select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id.desc())
+    with _reading(store) as session:
+        return list(session.scalars(query.limit(limit)))
+
+
+@contextmanager
+def _reading(store: Store) -> Iterator[Session]:
+    # read-only, so that looking on takes no write lock of SQLite
+    engine: Any = store.engine.execution_options(readonly=True)
+    with Session(engine, expire_on_commit=False) as session:
+        yield session
