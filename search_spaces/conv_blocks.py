@@ -1,9 +1,14 @@
 """What the blocks of convolutional classifiers cost: `models.conv_blocks`, of the layers in `cost`."""
 
+from functools import lru_cache
+
 from search_spaces.cost import conv2d, depthwise_conv2d, norm, total
 from search_spaces.space import Cost
 
+SHAPES = 4096  # a search asks for the same few hundred shapes again and again
 
+
+@lru_cache(SHAPES)
 def conv_norm(inputs: int, outputs: int, kernel: int, *, area: int) -> Cost:
     """A convolution without bias and its batch norm; `area` is that of the output."""
     return total((conv2d(inputs, outputs, kernel, area=area, bias=False), norm(outputs)))
@@ -18,6 +23,7 @@ def squeeze_excite(channels: int, reduced: int) -> Cost:
     return total((conv2d(channels, reduced, 1, area=1), conv2d(reduced, channels, 1, area=1)))
 
 
+@lru_cache(SHAPES)
 def inverted_residual(
     inputs: int, width: int, outputs: int, kernel: int, *, area: int, stride: int, reduced: int = 0
 ) -> Cost:
