@@ -11,9 +11,10 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from search_spaces import SPACES as ALL
 from search_spaces import find, text
 from search_spaces.cell import published_string
 from search_spaces.space import (
@@ -48,6 +49,7 @@ STAGES = toy("stages", *(Choice(f"op_{i}", tuple(range(7))) for i in range(30)))
 CHANNELS = toy("channels", *(Choice(f"c{i}", (1, 2, 3, 4)) for i in range(7)))
 SPACES = (MIXED, CELL, STAGES, CHANNELS)
 
+unhurried = settings(deadline=None)
 spaces = st.sampled_from(SPACES)
 
 
@@ -65,6 +67,7 @@ def only(space: SearchSpace, reply: str) -> Architecture:
 # -------------------------------------------------------------------- to the model
 
 
+@unhurried
 @given(points(), st.integers(1, 8))
 def test_the_answer_that_is_asked_for_satisfies_the_schema(
     point: tuple[SearchSpace, Architecture], batch: int
@@ -111,6 +114,7 @@ def test_the_description_names_every_choice_with_its_options() -> None:
 # -------------------------------------------------------------------- and back
 
 
+@unhurried
 @given(
     points(), st.sampled_from(["{}", "Here it is:\n```json\n{}\n```\nGood luck!", "<p>{}</p>", "{{ x }} {}"])
 )
@@ -123,6 +127,7 @@ def test_the_asked_for_json_is_understood_alone_and_inside_prose(
     assert suggestion == text.Suggestion(arch, "because")
 
 
+@unhurried
 @given(points())
 def test_a_list_of_options_or_of_their_indices_is_understood(point: tuple[SearchSpace, Architecture]) -> None:
     space, arch = point
@@ -132,6 +137,7 @@ def test_a_list_of_options_or_of_their_indices_is_understood(point: tuple[Search
         assert only(space, f"Answer: {list(arch.genes)}.") == arch
 
 
+@unhurried
 @given(points())
 def test_a_plain_object_a_loose_object_and_a_key_are_understood(
     point: tuple[SearchSpace, Architecture],
@@ -142,6 +148,7 @@ def test_a_plain_object_a_loose_object_and_a_key_are_understood(
     assert only(space, f"`{arch.key}`") == arch
 
 
+@unhurried
 @given(st.lists(st.integers(0, 4), min_size=6, max_size=6))
 def test_a_cell_string_is_understood(genes: list[int]) -> None:
     a, b, c, d, e, f = (OPERATIONS[gene] for gene in genes)
@@ -214,6 +221,16 @@ def test_what_cannot_be_meant_as_an_option_is_refused(option: dict[str, object])
     wanted = {"width": 32, "attention": True, "ratio": 1.0, "act": "silu"}
     with pytest.raises(InvalidArchitecture, match=next(iter(option))):
         text.parse(MIXED, json.dumps(wanted | option))
+
+
+@pytest.mark.parametrize("space", ALL.values(), ids=ALL)
+def test_every_space_of_ours_can_be_talked_about(space: SearchSpace) -> None:
+    for seed in range(5):
+        arch = space.sample(Random(seed))
+        reply = {"candidates": [text.answer(space, arch)]}
+        jsonschema.validate(reply, text.schema(space, 1), jsonschema.Draft202012Validator)
+        assert only(space, json.dumps(reply)) == only(space, text.show(space, arch)) == arch
+        assert only(space, f"I would take {arch.key}.") == arch
 
 
 def test_good_candidates_are_kept_beside_bad_ones() -> None:
@@ -326,6 +343,7 @@ pieces = st.lists(
 ).map("".join)
 
 
+@unhurried
 @given(spaces, pieces)
 @example(MIXED, "[16, 1, 1, silu]")
 def test_any_text_is_an_architecture_of_the_space_or_refused(space: SearchSpace, reply: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces import find
+from search_spaces import find, text
 from search_spaces.space import Architecture, Bound
 from server.store.specs import LLMProposer
 from workers.llm import Message, count_prompt_tokens
@@ -106,8 +106,15 @@ def test_a_question_for_principles() -> None:
 
 def test_a_follow_up_tells_what_has_ended_since() -> None:
     memory = remembered(FREE, 9).asked(MACRO.architecture((2, 2, 2, 2)))
-    compare("follow_up", [render_follow_up(FREE, memory, told=6, asked=1)])
-    compare("follow_up_nothing", [render_follow_up(FREE, remembered(FREE, 6), told=6, asked=3)])
+    past = render(LLMProposer(), FREE, remembered(FREE, 6), asked=1)
+    compare("follow_up", [render_follow_up(FREE, memory, past, told=6, asked=1)])
+    compare("follow_up_nothing", [render_follow_up(FREE, remembered(FREE, 6), past, told=6, asked=3)])
+
+
+def test_a_follow_up_lists_what_the_conversation_has_forgotten() -> None:
+    memory = remembered(FREE, 9)
+    content = render_follow_up(FREE, memory, [], told=6, asked=1).content
+    assert all(text.show(MACRO, past.arch) in content for past in memory.attempts)
 
 
 def test_a_repair_gives_the_reasons() -> None:
@@ -143,8 +150,7 @@ def test_all_that_was_tried_is_told_while_there_is_room() -> None:
     memory = remembered(FREE, 60)
     prompt = render(LLMProposer(prompt_tokens=100_000), FREE, memory, asked=1)[-1].content
     for past in memory.attempts:
-        options = list(MACRO.decode(past.arch).values())
-        assert str(options).replace("'", '"') in prompt
+        assert text.show(MACRO, past.arch) in prompt
 
 
 @settings(deadline=None, max_examples=20)

@@ -165,11 +165,12 @@ class LanguageModelProposer:
 
     def _continued(self, last: RecordedCall, memory: SearchMemory, asked: int) -> list[Message]:
         """The dialogue so far and the next question; the oldest exchanges go where it grows too long."""
-        follow_up = render_follow_up(self._problem, memory, told=last.call.told, asked=asked)
-        messages = [*last.call.messages, _quoted(_text(last)), follow_up]
-        while len(messages) > 4 and count_prompt_tokens(messages) > self._spec.prompt_tokens:
-            del messages[2:4]
-        return messages
+        past = [*last.call.messages, _quoted(_text(last))]
+        while True:
+            follow_up = render_follow_up(self._problem, memory, past, told=last.call.told, asked=asked)
+            if len(past) <= 3 or count_prompt_tokens([*past, follow_up]) <= self._spec.prompt_tokens:
+                return [*past, follow_up]
+            del past[2:4]
 
     # ---------------------------------------------------------------- principles
 

@@ -27,6 +27,7 @@ TEMPLATES = Path(__file__).parent / "prompts"
 MAX_PRINCIPLES = 5
 MAX_PRINCIPLE = 300  # characters
 MAX_NOTE = 160  # characters of a rationale or a reason that are shown again
+MAX_FORGOTTEN = 100  # designs that a conversation has dropped and that are listed again
 MAX_METRICS = 6  # shown with a result, beside its objectives
 TIMES = (
     "seconds",
@@ -100,15 +101,23 @@ def render_repair(reasons: Iterable[str], *, accepted: int, missing: int) -> Mes
     return Message("user", _fill("repair.md", reasons=list(reasons), accepted=accepted, missing=missing))
 
 
-def render_follow_up(problem: Problem, memory: SearchMemory, *, told: int, asked: int) -> Message:
-    """The next question of a conversation whose model knows the first `told` attempts."""
+def render_follow_up(
+    problem: Problem, memory: SearchMemory, past: Sequence[Message], *, told: int, asked: int
+) -> Message:
+    """The next question of a conversation whose model was told the first `told` attempts.
+
+    Designs that `past` no longer mentions are listed, so that they are not proposed again.
+    """
     numbered = _numbers(memory)
     best = memory.best()
+    said = "\n".join(message.content for message in past)
+    before = [show(problem.space, attempt.arch) for attempt in memory.attempts[:told]]
+    forgotten = [shown for shown in before if shown not in said]
     view = {
         "results": [_entry(problem, memory, attempt, numbered) for attempt in memory.attempts[told:]],
         "scores_are": _how_to_read(problem, memory),
         "best": _entry(problem, memory, best[0], numbered) if best else "",
-        "taken": [show(problem.space, arch) for arch in memory.pending],
+        "taken": [*(show(problem.space, arch) for arch in memory.pending), *forgotten[-MAX_FORGOTTEN:]],
         "batch": asked,
     }
     return Message("user", _fill("follow_up.md", **view))
