@@ -1,5 +1,6 @@
 """What can be asked for: methods, spaces, data sets; and the price of an architecture."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +20,8 @@ from server.api.schemas import (
     views,
 )
 from server.store.datasets import DATASETS
-from server.store.methods import SEARCH_METHODS
-from server.store.specs import SearchSpec
+from server.store.methods import SEARCH_METHODS, TRAIN_METHODS, SearchMethod, TrainMethod
+from server.store.specs import SearchSpec, Spec, TrainSpec
 
 router = APIRouter(tags=["catalogue"])
 
@@ -28,17 +29,19 @@ router = APIRouter(tags=["catalogue"])
 @router.get("/methods")
 def methods() -> list[MethodView]:
     """Every method with its defaults and the JSON Schema of its options."""
-    options = SearchSpec.model_json_schema()
     return [
-        MethodView(
-            name=name,
-            kind="search",
-            about=method.about,
-            defaults=SearchSpec.model_validate({"method": name}).model_dump(mode="json"),
-            options=options,
-        )
-        for name, method in SEARCH_METHODS.items()
+        *_method_views(SEARCH_METHODS, "search", SearchSpec),
+        *_method_views(TRAIN_METHODS, "train", TrainSpec),
     ]
+
+
+def _method_views(
+    table: Mapping[str, SearchMethod] | Mapping[str, TrainMethod], kind: str, spec: type[Spec]
+) -> Iterator[MethodView]:
+    options = spec.model_json_schema()
+    for name, method in table.items():
+        defaults = spec.model_validate({"method": name}).model_dump(mode="json")
+        yield MethodView(name=name, kind=kind, about=method.about, defaults=defaults, options=options)
 
 
 @router.get("/spaces")

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details. The only place that knows HTTP status codes of our exceptions."""
 
 import logging
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
 
 from search_spaces import UnknownSpace
 from search_spaces.space import InvalidArchitecture
 from server.api.schemas import Problem
-from server.auth import NotAllowed
+from server.auth import ForeignOrigin, NotAllowed
+from server.store.chains import UnfitResult
 from server.store.records import NotFound
 from server.store.store import IdempotencyConflict, IllegalMove
+from server.store.views import InvalidCursor
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +29,15 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     UnknownSpace: HTTPStatus.NOT_FOUND,
     IllegalMove: HTTPStatus.CONFLICT,
     IdempotencyConflict: HTTPStatus.CONFLICT,
+    UnfitResult: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidArchitecture: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotAllowed: HTTPStatus.UNAUTHORIZED,
+    ForeignOrigin: HTTPStatus.FORBIDDEN,
 }
 RETRY_AFTER_SECONDS = "5"
+FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")
+JOB_KINDS = ("search", "train")  # the branches of the union of requests, which are no fields
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -36,7 +45,9 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer(status))
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(DataError, _unstorable)
+    for kind in (OperationalError, PoolExhausted):
+        app.add_exception_handler(kind, _database_away)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -62,17 +73,33 @@ def _answer(status: HTTPStatus) -> Any:
 
 def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        {"field": _field(entry["loc"]), "message": entry["msg"].removeprefix("Value error, ")}
-        for entry in error.errors()
-    ]
+    errors = [_explained(_field(entry["loc"]), entry["msg"]) for entry in error.errors()]
     detail = "; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors)
     return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
 
 
+def _explained(field: str, message: str) -> dict[str, str]:
+    message = message.removeprefix("Value error, ")
+    if not field and (named := FIELD.match(message)):  # checks of a whole request name the field themselves
+        field, message = named[1], message[named.end() :]
+    return {"field": _printable(field), "message": _printable(message)}
+
+
+def _printable(text: str) -> str:
+    """JSON can name lone surrogates, which no answer can hold."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _field(location: Sequence[object]) -> str:
     """`("body", "config", "proposer", "evolution", "sample")` -> `config.proposer.evolution.sample`."""
-    return ".".join(str(part) for part in location if part not in ("body", "query", "path"))
+    parts = [str(part) for part in location if part not in ("body", "query", "path", "header")]
+    return ".".join(parts[1:] if parts[:1] and parts[0] in JOB_KINDS else parts)
+
+
+def _unstorable(request: Request, error: Exception) -> Response:
+    """PostgreSQL has no place for NUL characters, nor for numbers beyond its own."""
+    assert isinstance(error, DataError)
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, f"a value cannot be stored: {error.orig}")
 
 
 def _http(request: Request, error: Exception) -> Response:

@@ -37,6 +37,8 @@ class JobView(View):
     attempt: int
     worker: str | None
     spec: dict[str, Any]
+    depends_on: str | None
+    """The job whose result this one starts from; it waits until that one has ended."""
     result: dict[str, Any] | None
     running_seconds: float
     last_event: int

@@ -1,4 +1,4 @@
-"""The search methods: what each composes. They differ here, not in the loop that runs them."""
+"""The methods: what each search composes, what each training takes. They differ here, not in the loops."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -7,11 +7,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces import SPACES, every, find
+from search_spaces.diffusion_unet import NAMED
 from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
 from server.store.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from server.store.specs import SearchSpec
+    from server.store.specs import SearchSpec, TrainSpec
 
 T = TypeVar("T")
 
@@ -78,6 +79,49 @@ SEARCH_METHODS: dict[str, SearchMethod] = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class TrainMethod:
+    """A way of training one architecture, with the defaults of everything a request may leave out.
+
+    `tag` is what a space must be for. The defaults of the recipe are its paper's; `on` holds those that a
+    data set asks for instead.
+    """
+
+    about: str
+    tag: str
+    architecture: Mapping[str, Any]
+    dataset: str
+    objectives: Sequence[Mapping[str, str]]
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+TRAIN_METHODS: dict[str, TrainMethod] = {
+    "diffusion": TrainMethod(
+        about="A diffusion model: noise prediction with a UNet (DDPM, arXiv 2006.11239; Improved DDPM, "
+        "arXiv 2102.09672), scored by FID.",
+        tag="diffusion",
+        architecture={"named": "iddpm-cifar10"},
+        dataset="cifar10",
+        objectives=[{"metric": "fid", "goal": "minimize"}],
+        on={
+            "digits": {
+                **{"steps": 3000, "learning_rate": 2e-3, "timesteps": 1000, "ema": 0.995, "clip": 1.0},
+                **{"checkpoint_every": 250, "preview_every": 500},
+                **{"sampler": "ddim", "sampling_steps": 50, "images": 2000},
+            }
+        },
+    ),
+    "supervised": TrainMethod(
+        about="A classifier of any classification space, trained from scratch on labels.",
+        tag="classification",
+        architecture={"space": "nasbench-macro", "key": find("nasbench-macro").largest.key},
+        dataset="cifar10",
+        objectives=[{"metric": "test_accuracy", "goal": "maximize"}],
+        on={"digits": {"epochs": 30, "batch": 64}},
+    ),
+}
+
 # The evaluator that suits a space, by its tags, and what that evaluator's result is judged by.
 EVALUATOR_OF_TAG = {"diffusion": "diffusion", "table": "table", "classification": "train"}
 OBJECTIVES: dict[str, list[dict[str, str]]] = {
@@ -116,6 +160,55 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(evaluator, Mapping):
         request.setdefault("objectives", OBJECTIVES.get(str(evaluator.get("kind")), []))
     return request
+
+
+def complete_training(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with everything it leaves out filled in from its method.
+
+    The data set of an architecture that another job is still to find stays open, and so do the defaults
+    that hang on it: completing the same request again, with the data set, fills them in.
+    Raises ValueError for a method, space or data set that does not exist, naming those that do.
+    """
+    request = dict(request)
+    method = _known(request.get("method"), TRAIN_METHODS, "method")
+    request.setdefault("architecture", dict(method.architecture))
+    request.setdefault("objectives", [dict(objective) for objective in method.objectives])
+    if request.get("dataset") is None and (space := _space_named(request["architecture"])) is not None:
+        request["dataset"] = _fitting_dataset(space, method.dataset)
+    config = request.get("config", {})
+    if not isinstance(config, Mapping):
+        return request
+    suited: Mapping[str, Any] = {}
+    if request.get("dataset") is not None:
+        _known(request["dataset"], DATASETS, "dataset")
+        suited = method.on.get(request["dataset"], {})
+    recipe = _merged({"kind": request["method"], **suited}, config.get("recipe", {}))
+    request["config"] = {**config, "recipe": recipe}
+    return request
+
+
+def check_training(spec: "TrainSpec", space_name: str) -> None:
+    """Raises ValueError where a typed request does not fit the space that its architecture is of."""
+    space, tag = _space(space_name), TRAIN_METHODS[spec.method].tag
+    if spec.config.recipe.kind != spec.method:
+        raise ValueError(f"config.recipe: {spec.config.recipe.kind!r} is no recipe of {spec.method!r}")
+    if tag not in space.tags:
+        raise ValueError(f"architecture: {spec.method!r} trains no networks of space {space.name!r}")
+    shape = None if spec.dataset is None else DATASETS[spec.dataset].shape
+    if shape != space.inputs:
+        raise ValueError(
+            f"dataset: {spec.dataset!r} has images of shape {shape}, "
+            f"but the networks of space {space.name!r} take {space.inputs}"
+        )
+
+
+def _space_named(architecture: object) -> SearchSpace | None:
+    """The space that a request's architecture is of, where it says so itself."""
+    if not isinstance(architecture, Mapping):
+        return None
+    if architecture.get("named") in NAMED:
+        return _space(NAMED[architecture["named"]].space)
+    return _space(architecture["space"]) if "space" in architecture else None
 
 
 def check_search(spec: "SearchSpec") -> None:
@@ -181,11 +274,14 @@ def _examples(space: SearchSpace) -> Iterator[Architecture]:
 
 
 def _dataset_of(space: SearchSpace, method: SearchMethod) -> str:
-    """The method's own data set where the space takes its images, else the first that fits."""
-    if method.space == space.name or DATASETS[method.dataset].shape == space.inputs:
-        return method.dataset
-    fitting = [name for name, dataset in DATASETS.items() if dataset.shape == space.inputs]
-    return fitting[0] if fitting else method.dataset
+    return method.dataset if method.space == space.name else _fitting_dataset(space, method.dataset)
+
+
+def _fitting_dataset(space: SearchSpace, preferred: str) -> str:
+    """The preferred data set where the space takes its images, else the first that fits."""
+    shapes = {name: dataset.shape for name, dataset in DATASETS.items()}
+    fitting = [name for name in (preferred, *shapes) if shapes[name] == space.inputs]
+    return fitting[0] if fitting else preferred
 
 
 def _evaluators_of(space: SearchSpace) -> list[str]:

@@ -9,16 +9,36 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from search_spaces.space import Bound
-from server.store.methods import check_search, complete_search
+from search_spaces import find
+from search_spaces.diffusion_unet import NAMED
+from search_spaces.space import Architecture, Bound
+from server.store.methods import check_search, check_training, complete_search, complete_training
 
 
 class Spec(BaseModel):
     """Frozen, and closed: a field nobody knows is an error, not a silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _closed(cls, request: Any) -> Any:
+        """Refuses unknown fields before pydantic does, to tell which there are."""
+        if not isinstance(request, Mapping):
+            return request
+        known = ", ".join(cls.model_fields)
+        error = PydanticCustomError("unknown_field", "no such field; choose from {known}", {"known": known})
+        unknown = [
+            InitErrorDetails(type=error, loc=(str(name),), input=value)
+            for name, value in request.items()
+            if name not in cls.model_fields
+        ]
+        if unknown:
+            raise ValidationError.from_exception_data(cls.__name__, unknown)
+        return request
 
 
 # -------------------------------------------------------------------- what is wanted
@@ -218,6 +238,158 @@ class SearchConfig(Spec):
     """Evaluate the space's published baseline first; relative metrics refer to it."""
 
 
+# -------------------------------------------------------------------- what is trained
+
+
+class KeyedArchitecture(Spec):
+    """A point of a search space by its canonical key, as a candidate shows it."""
+
+    space: str
+    key: str
+
+    def point(self) -> Architecture:
+        return find(self.space).parse_key(self.key)
+
+
+class ChosenArchitecture(Spec):
+    """A point of a search space by an option for every choice."""
+
+    space: str
+    options: dict[str, bool | int | float | str]
+
+    def point(self) -> Architecture:
+        return find(self.space).encode(self.options)
+
+
+class NamedArchitecture(Spec):
+    """A published architecture."""
+
+    named: Literal[tuple(NAMED)]  # type: ignore[valid-type]
+
+    def point(self) -> Architecture:
+        return NAMED[self.named]
+
+
+class PickedArchitecture(Spec):
+    """What another job has found. The job that asks for it waits until that one has succeeded."""
+
+    job: str = Field(min_length=1, max_length=24)
+    pick: str = Field("best", min_length=1, max_length=24)
+    """`best`, or the id of a candidate of that job."""
+
+
+def _way_of_naming(value: object) -> str | None:
+    given = value if isinstance(value, Mapping) else vars(value) if isinstance(value, Spec) else {}
+    return next((field for field in ("job", "named", "options", "key") if field in given), None)
+
+
+ArchitectureSpec = Annotated[
+    Annotated[PickedArchitecture, Tag("job")]
+    | Annotated[NamedArchitecture, Tag("named")]
+    | Annotated[ChosenArchitecture, Tag("options")]
+    | Annotated[KeyedArchitecture, Tag("key")],
+    Discriminator(
+        _way_of_naming,
+        custom_error_type="architecture",
+        custom_error_message="name it by {job}, {named}, {space, options} or {space, key}",
+    ),
+]
+
+# -------------------------------------------------------------------- how it is trained
+
+
+class DiffusionRecipe(Spec):
+    """Trains a UNet to predict noise, by Improved DDPM (arXiv 2102.09672); scores its samples by FID.
+
+    The defaults are that paper's for CIFAR-10, but for the sampler of the FID, which draws 250 of the 4,000
+    steps. Data sets that are much smaller have defaults of their own (`GET /v1/methods`).
+    """
+
+    kind: Literal["diffusion"] = "diffusion"
+    steps: int = Field(500_000, ge=1, le=10_000_000)
+    batch: int = Field(128, ge=1, le=65_536)
+    """Images of one optimizer step, over all processes."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Parts that every process cuts its share of a batch into, one after another, to need less memory."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises."""
+    clip: float | None = Field(None, gt=0)
+    timesteps: int = Field(4000, ge=10, le=10_000)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    weighting: Literal["uniform", "min-snr", "p2"] = "uniform"
+    draws: Literal["uniform", "loss-second-moment"] = "uniform"
+    """Which time-steps are trained: all alike, or in proportion to their loss (section 3.3)."""
+    ema: float = Field(0.9999, ge=0, lt=1)
+    ema_ramp: bool = True
+    flip: bool = False
+    """Mirror half of the images."""
+    compile: bool = False
+    """Compile the network: faster after a few minutes, on a GPU."""
+    checkpoint_every: int = Field(5000, ge=1)
+    """Steps between checkpoints: what a lost process costs at most."""
+    preview_every: int = Field(10_000, ge=0)
+    """Steps between grids of samples; 0 for none but the last."""
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampling_steps: int = Field(250, ge=1, le=10_000)
+    images: int = Field(50_000, ge=16, le=1_000_000)
+    """Samples drawn for the FID."""
+    features: Literal["auto", "classifier", "inception"] = "auto"
+    """Feature network: Inception if the operator gave its weights file, else a classifier trained once."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.sampling_steps > self.timesteps:
+            raise ValueError(f"sampling_steps {self.sampling_steps} is more than timesteps {self.timesteps}")
+        return self
+
+
+class SupervisedRecipe(Spec):
+    """Trains a classifier from scratch: SGD with Nesterov momentum on a cosine schedule.
+
+    The defaults are those under which NAS-Bench-201 (arXiv 2001.00326, section 2.3) trains its networks.
+    """
+
+    kind: Literal["supervised"] = "supervised"
+    epochs: int = Field(200, ge=1, le=100_000)
+    batch: int = Field(256, ge=1, le=65_536)
+    """Images of one optimizer step, over all processes."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Parts that every process cuts its share of a batch into, one after another, to need less memory."""
+    learning_rate: float = Field(0.1, gt=0, le=10)
+    warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises."""
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip: float | None = Field(None, gt=0)
+    augment: bool = True
+    """Shift and mirror colour images at random."""
+    train_images: int | None = Field(None, ge=10)
+    """Use only so many training images; None for all."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints."""
+
+
+RecipeSpec = Annotated[DiffusionRecipe | SupervisedRecipe, Field(discriminator="kind")]
+
+
+class ResourcesSpec(Spec):
+    """What a training is given."""
+
+    workers: int = Field(1, ge=1, le=1024)
+    """Processes that share every batch (data parallel), each with its own `cpus` and `gpus`."""
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    retries: int = Field(3, ge=0, le=100)
+    """How often a training that crashed goes on from its last checkpoint. A diverged one does not."""
+    timeout_s: float | None = Field(None, gt=0)
+
+
+class TrainConfig(Spec):
+    recipe: RecipeSpec
+    resources: ResourcesSpec = ResourcesSpec()
+
+
 # -------------------------------------------------------------------- jobs
 
 
@@ -246,7 +418,45 @@ class SearchSpec(Spec):
         return self
 
 
-JobSpec = SearchSpec
+class TrainSpec(Spec):
+    """Train one architecture to the end, and keep its weights."""
+
+    kind: Literal["train"] = "train"
+    name: str = Field("", max_length=200)
+    method: str
+    architecture: ArchitectureSpec
+    dataset: str | None = None
+    """Left out with another job's architecture: that job's data set."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    objectives: tuple[Objective, ...] = Field(min_length=1, max_length=4)
+    config: TrainConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, request: Any) -> Any:
+        return complete_training(request) if isinstance(request, Mapping) else request
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.space is not None:
+            check_training(self, self.space)
+        return self
+
+    @property
+    def space(self) -> str | None:
+        """The search space of the architecture; None while another job is still to tell it."""
+        if isinstance(self.architecture, PickedArchitecture):
+            return None
+        return self.architecture.point().space
+
+
+def _search_unless_said(request: Any) -> Any:
+    return {"kind": "search", **request} if isinstance(request, Mapping) else request
+
+
+JobSpec = Annotated[
+    Annotated[SearchSpec | TrainSpec, Field(discriminator="kind")], BeforeValidator(_search_unless_said)
+]
 
 
 def canonical_json(value: object) -> str:

@@ -13,15 +13,16 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, and_, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from server.store.chains import named_by, settled
 from server.store.claim import Claim, put_aside, put_down
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
-from server.store.specs import JobSpec, canonical_json
-from server.store.states import JOB_MOVES, JobState, Request
+from server.store.specs import JobSpec, TrainSpec, canonical_json
+from server.store.states import ENDED, JOB_MOVES, JobState, Request
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point, Worker
 
 Row = TypeVar("Row")
@@ -78,8 +79,12 @@ class Store:
     ) -> tuple[Job, bool]:
         """A queued job, and whether it is new: the same key and request give the job that exists.
 
-        Raises IdempotencyConflict where the key belongs to another request.
+        Raises IdempotencyConflict where the key belongs to another request; NotFound and UnfitResult where
+        the request names another job that is not there, or has nothing for this one.
         """
+        earlier = self._earlier(spec, project)
+        if earlier is not None and isinstance(spec, TrainSpec):
+            spec = settled(spec, earlier)
         request = spec.model_dump(mode="json")
         digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()
         job = Job(
@@ -88,9 +93,10 @@ class Store:
             name=spec.name,
             kind=spec.kind,
             method=spec.method,
-            space=spec.space,
+            space=spec.space if earlier is None else earlier.space,
             dataset=spec.dataset,
             spec=request,
+            depends_on=None if earlier is None else earlier.id,
             state=JobState.QUEUED,
             request_hash=digest,
             idempotency_key=idempotency_key,
@@ -108,6 +114,18 @@ class Store:
             return self._same_submission(project, idempotency_key, digest), False
         self.signals.notify("jobs")
         return job, True
+
+    def _earlier(self, spec: JobSpec, project: str) -> Job | None:
+        """The job whose result this one starts from. Raises NotFound, as for a job of another project."""
+        named = named_by(spec)
+        if named is None:
+            return None
+        earlier = self.job(named.job)
+        if earlier.project != project:
+            raise NotFound(f"no job {named.job}")
+        if named.pick != "best" and self.candidate(named.pick).job_id != earlier.id:
+            raise NotFound(f"no candidate {named.pick} in job {earlier.id}")
+        return earlier
 
     def _same_submission(self, project: str, key: str, digest: str) -> Job:
         with self.reading() as session:
@@ -178,12 +196,14 @@ class Store:
     # ---------------------------------------------------------------- the queue
 
     def claim(self, worker: str, lease: timedelta) -> Claim | None:
-        """Takes the oldest job that waits, or whose worker has let its lease lapse.
+        """Takes the oldest job that can start, or whose worker has let its lease lapse.
 
-        A job whose specification this version cannot read is failed, with the reason.
+        A job that starts from another's result can when that one has ended. Where that ended badly, and
+        where this version cannot read a specification, the job is failed, with the reason.
         """
         lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
-        waiting = select(Job.id).where(or_(Job.state == JobState.QUEUED, lapsed)).order_by(Job.id)
+        startable = and_(Job.state == JobState.QUEUED, _needs_nothing_more())
+        waiting = select(Job.id).where(or_(startable, lapsed)).order_by(Job.id)
         with self.writing() as session:
             job = session.scalars(
                 update(Job)
@@ -205,11 +225,22 @@ class Store:
             event = NewEvent("job.running", {"attempt": job.attempt, "worker": worker})
             append_events(session, job.id, job.last_event, [event])
         self.signals.notify(job.id)
+        if reason := self._stranded(job):
+            self._refuse(job, reason)
+            return None
         try:
             return Claim(self, job, lease)
         except ValidationError as error:
             self._refuse(job, f"this worker cannot read the specification: {error}")
             return None
+
+    def _stranded(self, job: Job) -> str:
+        """Why the job that this one starts from gives nothing; empty where it does."""
+        earlier = None if job.depends_on is None else self.job(job.depends_on)
+        if earlier is None or earlier.state is JobState.SUCCEEDED:
+            return ""
+        why = f": {earlier.reason}" if earlier.reason else ""
+        return f"job {earlier.id}, whose result this one needs, {earlier.state}{why}"
 
     def _refuse(self, job: Job, reason: str) -> None:
         with self.writing() as session:
@@ -341,6 +372,13 @@ class Store:
     def workers(self) -> list[Worker]:
         with self.reading() as session:
             return list(session.scalars(select(Worker).order_by(Worker.started_at)))
+
+
+def _needs_nothing_more() -> ColumnElement[bool]:
+    """Whether a job starts from no other's result, or from one that has ended."""
+    earlier = aliased(Job)
+    ended = select(earlier.id).where(earlier.id == Job.depends_on, earlier.state.in_(ENDED))
+    return or_(Job.depends_on.is_(None), ended.exists())
 
 
 def _fail(session: Session, job: Job, reason: str) -> None:

@@ -48,7 +48,10 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """One request and how far it has come. `attempt` grows at each claim and fences every worker's write."""
+    """One request and how far it has come. `attempt` grows at each claim and fences every worker's write.
+
+    `depends_on` is the job whose result this one starts from; until that one has ended, it is not claimed.
+    """
 
     __tablename__ = "jobs"
 
@@ -60,6 +63,7 @@ class Job(Table):
     space: Mapped[str | None] = mapped_column(String(64))
     dataset: Mapped[str | None] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
+    depends_on: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
     state: Mapped[JobState] = mapped_column(index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
     result: Mapped[dict[str, Any] | None]

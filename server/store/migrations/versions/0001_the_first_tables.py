@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("space", sa.String(length=64), nullable=True),
         sa.Column("dataset", sa.String(length=64), nullable=True),
         sa.Column("spec", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("depends_on", sa.String(length=24), nullable=True),
         sa.Column(
             "state",
             sa.Enum(
@@ -52,6 +53,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["depends_on"], ["jobs.id"], ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
