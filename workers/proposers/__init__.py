@@ -7,7 +7,6 @@ from workers.proposers.llm import LanguageModelProposer
 from workers.proposers.proposer import Problem, Proposer
 from workers.proposers.random import RandomSearch
 
-
 UNLIMITED = LLMBudget()
 
 
