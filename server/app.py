@@ -15,6 +15,10 @@ Neural architecture search as a service: submit search jobs, watch them live, re
 
 Errors are `application/problem+json` (RFC 9457). Lists are pages: give `next_cursor` back as `cursor`.
 """
+PROBLEM = {
+    "description": "Problem details",
+    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+}
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -27,7 +31,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         description=ABOUT,
         docs_url="/docs",
         redoc_url=None,
-        responses={"default": {"model": Problem, "description": "Problem details"}},
+        responses={"default": PROBLEM},
     )
     app.state.settings = settings
     app.state.store = store

@@ -55,7 +55,11 @@ def problem(
     request: Request, status: HTTPStatus, detail: str, errors: Sequence[dict[str, Any]] = ()
 ) -> JSONResponse:
     body = Problem(
-        title=status.phrase, status=status, detail=detail, instance=request.url.path, errors=list(errors)
+        title=status.phrase,
+        status=status,
+        detail=_printable(detail),
+        instance=request.url.path,
+        errors=list(errors),
     )
     return JSONResponse(body.model_dump(), status, media_type="application/problem+json")
 

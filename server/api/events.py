@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from pydantic import Field
 
 from server.api.dependencies import StoreDep
 from server.api.schemas import EventView, Page, views
@@ -15,6 +16,7 @@ from server.store.store import Store
 
 router = APIRouter(tags=["events"])
 
+Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PAGE = 500
 IDLE_SECONDS = 15.0  # without news for so long, a comment keeps the connection open
 
@@ -24,8 +26,8 @@ def events(
     job_id: str,
     store: StoreDep,
     follow: bool = True,
-    after: Annotated[int, Query(ge=0, description="number of the last event you have seen")] = 0,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    after: Annotated[Number, Query(description="number of the last event you have seen")] = 0,
+    last_event_id: Annotated[Number | None, Header()] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
 ) -> Page[EventView] | Response:
     """Server-sent events, until the job has ended; `Last-Event-ID` resumes without a gap.
@@ -37,14 +39,17 @@ def events(
     if follow:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _stream(store, job_id, after), media_type="text/event-stream", headers=headers
+            stream(store, job_id, after), media_type="text/event-stream", headers=headers
         )
     rows = store.events(job_id, after=after, limit=limit)
     cursor = str(rows[-1].number) if len(rows) == limit else None
     return Page(items=views(EventView, rows), next_cursor=cursor)
 
 
-async def _stream(store: Store, job_id: str, after: int) -> AsyncIterator[bytes]:
+async def stream(
+    store: Store, job_id: str, after: int, *, idle_seconds: float = IDLE_SECONDS
+) -> AsyncIterator[bytes]:
+    """The events after number `after`, as they come, until the job has ended and all are told."""
     quiet = 0.0
     while True:
         # in this order: an event written between the two look-ups is seen in the next turn
@@ -63,6 +68,6 @@ async def _stream(store: Store, job_id: str, after: int) -> AsyncIterator[bytes]
         began = loop.time()
         await asyncio.to_thread(store.signals.wait, job_id, 1.0)
         quiet += loop.time() - began
-        if quiet >= IDLE_SECONDS:
+        if quiet >= idle_seconds:
             quiet = 0.0
             yield KEEPALIVE_COMMENT

@@ -1,6 +1,7 @@
 """Jobs: submit, steer, read; and the search memory of each."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.responses import StreamingResponse
@@ -202,7 +203,7 @@ def _file(row: Artifact, files: ArtifactsDep) -> Response:
     headers = {
         "Content-Length": str(row.size_bytes),
         "Content-Disposition": f"{'inline' if row.media_type == 'image/png' else 'attachment'}; "
-        f'filename="{row.name}"',
+        f"filename*=utf-8''{quote(row.name, safe='')}",
         "ETag": f'"{row.sha256}"',
         "X-Content-Type-Options": "nosniff",
     }

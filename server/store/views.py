@@ -13,6 +13,10 @@ from server.store.tables import Candidate
 SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
 
 
+class InvalidCursor(ValueError):
+    """The cursor is of another list."""
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
     """One ended candidate of a search, in the order of proposal; `best` is the incumbent after it.
@@ -113,7 +117,7 @@ def candidates_page(
 ) -> tuple[list[Candidate], str | None]:
     """One page and the cursor of the next. Rows without a value of the sort key come last.
 
-    Raises ValueError for a cursor that is no candidate of this job.
+    Raises InvalidCursor for one that is no candidate of this job.
     """
     query = select(Candidate).where(Candidate.job_id == job_id)
     if state is not None:
@@ -123,7 +127,7 @@ def candidates_page(
         if cursor is not None:
             last = session.get(Candidate, cursor)
             if last is None or last.job_id != job_id:
-                raise ValueError(f"cursor {cursor!r} is no candidate of this job")
+                raise InvalidCursor(f"cursor {cursor!r} is no candidate of this job")
             query = query.where(_after(column, getattr(last, sort), last.number, descending))
         query = _ordered(query, column, descending).limit(limit + 1)
         rows = list(session.scalars(query))
