@@ -304,22 +304,25 @@ def base_strategy(plan: ScalingPlan) -> Strategy:
 # ------------------------------------------------------------------ published genomes
 
 
-def repaired(ops: Sequence[int], layers: int) -> tuple[int, ...]:
-    """The canonical form of one stage's operations (0 is the identity, else 1 to 3 by kernel size).
+def repaired(plan: ScalingPlan, genome: Sequence[int]) -> tuple[int, ...]:
+    """The canonical form of a base's published genome: one operation index per choice block.
 
-    Slots beyond the base's `layers` are emptied, an identity in the first place becomes a 3x3 where the
-    stage has a choice of depth, and identities move behind the layers. That is the fixed point of the
-    published repair, which passes over the slots once and leaves some gaps open.
+    0 is the identity, 1 to 3 the kernels. Of every stage the slots beyond the base's layers are emptied, an
+    identity in the first becomes a 3x3 where there is a choice of depth, and identities move behind the
+    layers. That is the fixed point of the published repair, whose single pass leaves some gaps open.
     """
-    kept = list(ops[:layers])
-    if layers > 1 and kept[0] == 0:
-        kept[0] = 1
-    kept.sort(key=lambda op: op == 0)  # stable: layers keep their order
-    return (*kept, *(0 for _ in ops[layers:]))
+    fixed, start = [0], 1
+    for stage, slots in zip(plan.stages, plan.slots, strict=True):
+        first, *rest = genome[start : start + stage.layers]
+        if stage.layers > 1:
+            first = first or 1
+        fixed += [first, *sorted(rest, key=lambda op: op == 0), *[0] * (slots - stage.layers)]
+        start += slots
+    return (*fixed, 0, 0, 0)
 
 
 def from_genome(plan: ScalingPlan, genome: Sequence[int]) -> Kernels:
-    """The layers of a published genome (one operation index per choice block), gaps closed, nothing cut."""
+    """The layers of a repaired or a depth-scaled genome."""
     kernels, start = [], 1
     for slots in plan.slots:
         kernels.append(tuple(2 * op + 1 for op in genome[start : start + slots] if op != 0))
