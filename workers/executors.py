@@ -4,6 +4,7 @@ Here: the protocol, the work that every executor does for one task, and the inli
 tests). Trials that train run on Ray Tune: `workers.tune`.
 """
 
+import logging
 import math
 import tempfile
 import time
@@ -22,6 +23,8 @@ from server.store.artifacts import ArtifactStore, StoredFile
 from server.store.specs import EvaluatorSpec
 from workers.evaluators import make_evaluator
 from workers.trial import Diverged, Evaluator, Measurement, Report, TimedOut, Trial, TrialFailed
+
+log = logging.getLogger(__name__)
 
 EVALUATOR_SPEC: TypeAdapter[EvaluatorSpec] = TypeAdapter(EvaluatorSpec)
 
@@ -124,6 +127,17 @@ def run_trial(task: TrialTask, report: Report) -> Done:
     return Done(task.id, measurement, files)
 
 
+def end_of(task: TrialTask, report: Report) -> Done | Failed:
+    """How the trial ends, whatever happens in it: the edge of a trial."""
+    try:
+        return run_trial(task, report)
+    except TrialFailed as failure:
+        return Failed(task.id, str(failure))
+    except Exception as error:  # noqa: BLE001 - a bug in one trial is that one's failure
+        log.exception("trial %s", task.id)
+        return Failed(task.id, f"{type(error).__name__}: {error}", crashed=True)
+
+
 def _check_finite(measurement: Measurement, objectives: Sequence[str]) -> None:
     for name in objectives:
         if name not in measurement.metrics:
@@ -146,13 +160,8 @@ class InlineExecutor:
             return []
         task = self._tasks.popleft()
         updates: list[Update] = []
-        try:
-            done = run_trial(task, lambda step, m: updates.append(Progress(task.id, step, dict(m))))
-        except TrialFailed as failure:
-            return [*updates, Failed(task.id, str(failure))]
-        except Exception as error:  # noqa: BLE001 - the edge of a trial: a bug in one is that one's failure
-            return [*updates, Failed(task.id, f"{type(error).__name__}: {error}", crashed=True)]
-        return [*updates, done]
+        end = end_of(task, lambda step, metrics: updates.append(Progress(task.id, step, dict(metrics))))
+        return [*updates, end]
 
     def stop(self) -> None:
         self._tasks.clear()

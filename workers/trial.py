@@ -1,7 +1,7 @@
 """A trial: plain data in, plain data out, so that it can run in any process on any host."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,8 @@ class Trial:
     """What an evaluator is handed.
 
     `reference` holds the baseline's metrics for relative scores: empty while the baseline itself is measured,
-    None in a search without a baseline. What the evaluator writes under `folder` is kept as the candidate's artifacts.
+    None in a search without a baseline. What the evaluator writes under `folder` is kept as the
+    candidate's artifacts.
     """
 
     arch: Architecture

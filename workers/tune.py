@@ -4,6 +4,7 @@ Tune is the executor, not the search: it is fed from a queue, it tells what happ
 its own experiment state is disposable.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from ray.tune import Callback, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from workers.executors import Done, Failed, Progress, TrialTask, Update, run_trial
-from workers.trial import TrialFailed
+from workers.executors import Failed, Progress, TrialTask, Update, end_of
 
+LOST = "its process was lost: killed, out of memory, or gone with its host"
+IDLE_SECONDS = 0.1
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
 
 
@@ -33,7 +35,7 @@ class _Channel:
         self.tasks: queue.SimpleQueue[TrialTask] = queue.SimpleQueue()
         self.updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         self.stopping = threading.Event()
-        self.ended: set[str] = set()
+        self.live: dict[str, str] = {}  # tasks that have not ended, and their Tune trials
 
     def __deepcopy__(self, _memo: object) -> "_Channel":
         return self
@@ -41,11 +43,11 @@ class _Channel:
     def __reduce__(self) -> Any:
         return _Channel, ()
 
-    def tell(self, update: Update) -> None:
+    def tell(self, trial_id: str, update: Update) -> None:
+        if self.live.get(update.id) != trial_id:
+            return  # it has ended already; Tune only closes the trial
         if not isinstance(update, Progress):
-            if update.id in self.ended:
-                return
-            self.ended.add(update.id)
+            del self.live[update.id]
         self.updates.put(update)
 
 
@@ -60,17 +62,26 @@ class _Labelled:
 
 
 class _Feed(Searcher):  # type: ignore[misc]
-    """Hands Tune the queued tasks, one when it asks."""
+    """Hands Tune the queued tasks, one when it asks.
+
+    While nothing runs it waits for one: Tune would sleep for whole seconds between its own questions.
+    """
 
     def __init__(self, channel: _Channel) -> None:
         super().__init__(metric="done", mode="max")
         self.channel = channel
 
     def suggest(self, trial_id: str) -> Any:
-        try:
-            return {"task": _Labelled(self.channel.tasks.get_nowait())}
-        except queue.Empty:
-            return None  # not now; asked again in Tune's next turn
+        while not self.channel.stopping.is_set():
+            try:
+                task = self.channel.tasks.get(timeout=0 if self.channel.live else IDLE_SECONDS)
+            except queue.Empty:
+                if self.channel.live:
+                    return None  # not now; asked again in Tune's next turn
+                continue
+            self.channel.live[task.id] = trial_id
+            return {"task": _Labelled(task)}
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         pass  # the relay tells it
@@ -94,23 +105,17 @@ class _Relay(Callback):  # type: ignore[misc]
     ) -> None:
         update = result.get("update")
         if update is not None:
-            self.channel.tell(update)
+            self.channel.tell(trial.trial_id, update)
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         task = trial.config["task"].task
-        self.channel.tell(Failed(task.id, "the trial ended without a result", crashed=True))
+        self.channel.tell(trial.trial_id, Failed(task.id, "the trial ended without a result", crashed=True))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         task = trial.config["task"].task
-        self.channel.tell(Failed(task.id, _reason(trial), crashed=True))
-
-
-def _reason(trial: TuneTrial) -> str:
-    error = trial.get_error()
-    lines = str(error if error is not None else "the trial's process was lost").strip().splitlines()
-    return lines[-1][:500]
+        self.channel.tell(trial.trial_id, Failed(task.id, LOST, crashed=True))
 
 
 def _run(config: Mapping[str, Any]) -> None:
@@ -120,12 +125,7 @@ def _run(config: Mapping[str, Any]) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         tune.report({"update": Progress(task.id, step, dict(metrics)), "done": 0})
 
-    update: Done | Failed
-    try:
-        update = run_trial(task, report)
-    except TrialFailed as failure:
-        update = Failed(task.id, str(failure))
-    tune.report({"update": update})
+    tune.report({"update": end_of(task, report)})
 
 
 class TuneExecutor:
@@ -135,6 +135,8 @@ class TuneExecutor:
     """
 
     def __init__(self, *, cpus: float, gpus: float, parallel: int, folder: Path) -> None:
+        # Tune's tables and logs are not ours: what happened is in the database
+        os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
         self._channel = _Channel()
         self._failure: BaseException | None = None
         tuner = Tuner(
@@ -146,7 +148,9 @@ class TuneExecutor:
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=RunConfig(storage_path=str(folder), name="trials", verbose=0, callbacks=[_Relay(self._channel)]),
+            run_config=RunConfig(
+                storage_path=str(folder), name="trials", verbose=0, callbacks=[_Relay(self._channel)]
+            ),
         )
         self._thread = threading.Thread(target=self._fit, args=(tuner,), name="tune", daemon=True)
         self._thread.start()
@@ -160,7 +164,6 @@ class TuneExecutor:
             self._failure = error
 
     def submit(self, task: TrialTask) -> None:
-        self._channel.ended.discard(task.id)
         self._channel.tasks.put(task)
 
     def poll(self, timeout: float) -> list[Update]:

@@ -48,9 +48,7 @@ class Worker:
         self.spare: _JobProcess | None = None
         self.ray_address = settings.ray_address
         if not self.ray_address:
-            # the local cluster's secret, known to this worker and the processes that it starts
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            choose_ray_secret()
         self.started_at = now()
 
     def run(self) -> None:
@@ -144,6 +142,12 @@ class Worker:
                 job.process.wait()
         self.store.forget_worker(self.settings.worker_name)
         stop_ray()
+
+
+def choose_ray_secret() -> None:
+    """Sets the secret of a local cluster, for this process and those it starts; before Ray is imported."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def start_ray(settings: WorkerSettings) -> str:
