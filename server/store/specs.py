@@ -128,6 +128,8 @@ class LocalProposer(Spec):
 
 class SurrogateProposer(Spec):
     kind: Literal["surrogate"] = "surrogate"
+    founders: int = Field(3, ge=1, le=10_000)
+    """Evaluations before the model proposes: the largest network, the published baseline, random ones."""
 
 
 class PortfolioProposer(Spec):
@@ -388,6 +390,16 @@ class ResourcesSpec(Spec):
 class TrainConfig(Spec):
     recipe: RecipeSpec
     resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        parts = self.recipe.accumulate * self.resources.workers
+        if self.recipe.batch % parts:
+            raise ValueError(
+                f"recipe.batch {self.recipe.batch} is no multiple of recipe.accumulate x resources.workers "
+                f"= {parts}: every process must get as many images"
+            )
+        return self
 
 
 # -------------------------------------------------------------------- jobs

@@ -1,19 +1,22 @@
 """The one training loop, and the checkpoint it goes on from."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from workers.training.distributed import ALONE, Ranks
 from workers.training.files import written_whole
-from workers.training.method import Batches, Clock, TrainingMethod
+from workers.training.method import Batch, Batches, Clock, TrainingMethod
 from workers.training.schedules import Schedule, constant
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -56,17 +59,28 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint: Path | None = None,
     checkpoint_every: int = 1000,
+    saved: Callable[[int], None] = lambda step: None,
+    parts: int = 1,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Trains `method` up to step number `steps`; returns the steps done, fewer where it was told to stop.
 
     `schedule` scales the optimizer's own learning rates; `clip` bounds the norm of the gradient; `bfloat16`
     runs the method under autocast. `report` gets the step (from 1) and the means since the last report.
     Where the file `checkpoint` exists the run goes on from it; it is written every so often, at a stop and
-    at the end. Random numbers follow from `seed` alone, and the global generators are left as they were.
+    at the end, and `saved` is then told how many steps it holds. Random numbers follow from `seed` alone,
+    and the global generators are left as they were.
+
+    A batch is cut into `parts` of one size, which the processes of `ranks` share out among themselves and
+    take one after another. Every part draws its own random numbers, so that a run comes out the same, up to
+    rounding, however many processes share it. All processes report; the leading one writes checkpoints.
 
     Losses are looked at only when they are reported or saved, so that a GPU is not waited for in between.
-    Raises NonFiniteLoss then, naming the first step whose loss was not finite.
+    Raises NonFiniteLoss then, naming the first step whose loss was not finite; ValueError where the
+    processes cannot share the parts evenly.
     """
+    if parts % ranks.size:
+        raise ValueError(f"{parts} parts of a batch cannot be shared evenly by {ranks.size} processes")
     device = next(method.parameters()).device
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -75,31 +89,42 @@ def fit(
 
     def flush() -> None:
         if recent:
-            metrics = _means(recent, done)
+            metrics = _means(recent, done, ranks)
             recent.clear()
             report(done, {**metrics, "learning_rate": optimizer.param_groups[0]["lr"]})
 
     def save(path: Path) -> None:
-        Checkpoint(done, method.state_dict(), optimizer.state_dict(), _rng(device)).save(path)
+        if ranks.leads:
+            Checkpoint(done, method.state_dict(), optimizer.state_dict(), _rng(device)).save(path)
+            saved(done)
 
     with _seeded(device, seed):
         if checkpoint is not None and checkpoint.exists():
             done = _resume(Checkpoint.load(checkpoint), method, optimizer, device)
         method.train()
+        shared = method if ranks.size == 1 else DistributedDataParallel(method)
         while done < steps and not should_stop():
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(done)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                loss, logs = method(batches(done), Clock(done, steps, batches.epoch(done)))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            clock = Clock(done, steps, batches.epoch(done))
+            logs: list[dict[str, Tensor]] = []
+            for part, batch in _mine(batches(done), parts, ranks):
+                if parts > 1:
+                    torch.manual_seed(_mixed(seed, done, part))
+                last = part + ranks.size >= parts
+                with _gradients_kept_here(shared, unless=last):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                        step = shared(batch, clock)
+                    (step.loss * (ranks.size / parts)).backward()
+                logs.append({"loss": step.loss.detach(), **{n: log.detach() for n, log in step.logs.items()}})
             if clip is not None:
                 clip_grad_norm_(weights, clip)
             optimizer.step()
             done += 1
             method.after_step(done)
 
-            recent.append({"loss": loss.detach(), **{name: log.detach() for name, log in logs.items()}})
+            recent.append(logs[0] if len(logs) == 1 else _mean_of(logs))
             due = checkpoint is not None and done % checkpoint_every == 0
             if due or done % report_every == 0:
                 flush()
@@ -111,15 +136,38 @@ def fit(
     return done
 
 
-def _means(recent: list[dict[str, Tensor]], done: int) -> dict[str, float]:
-    """The mean of every log over the steps that have it, up to step number `done`."""
-    losses = torch.stack([logs["loss"] for logs in recent]).tolist()
+def _mine(batch: Batch, parts: int, ranks: Ranks) -> Iterator[tuple[int, Batch]]:
+    """The parts of a batch that fall to this process, with their numbers."""
+    if parts == 1:
+        yield 0, batch
+        return
+    for part in range(ranks.rank, parts, ranks.size):
+        yield part, {name: view.tensor_split(parts)[part] for name, view in batch.items()}
+
+
+def _gradients_kept_here(module: nn.Module, *, unless: bool) -> AbstractContextManager[Any]:
+    """Puts off the exchange of gradients between processes, unless this is the last part of a batch."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not unless else nullcontext()
+
+
+def _mean_of(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([log[name].float() for log in logs]).mean() for name in logs[0]}
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed out of several numbers, none of which shines through."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+
+
+def _means(recent: list[dict[str, Tensor]], done: int, ranks: Ranks) -> dict[str, float]:
+    """The mean of every log over the steps that have it, up to step number `done`, and over the processes."""
+    losses = ranks.mean(torch.stack([logs["loss"] for logs in recent])).tolist()
     for step, loss in enumerate(losses, start=done - len(recent) + 1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss} at step {step}")
     names = dict.fromkeys(name for logs in recent for name in logs)
     return {
-        name: torch.stack([logs[name].float() for logs in recent if name in logs]).mean().item()
+        name: ranks.mean(torch.stack([logs[name].float() for logs in recent if name in logs])).mean().item()
         for name in names
     }
 
