@@ -206,8 +206,9 @@ def _space_named(architecture: object) -> SearchSpace | None:
     """The space that a request's architecture is of, where it says so itself."""
     if not isinstance(architecture, Mapping):
         return None
-    if architecture.get("named") in NAMED:
-        return _space(NAMED[architecture["named"]].space)
+    named = architecture.get("named")
+    if isinstance(named, str) and named in NAMED:
+        return _space(NAMED[named].space)
     return _space(architecture["space"]) if "space" in architecture else None
 
 

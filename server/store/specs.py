@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from search_spaces import find
@@ -462,12 +462,17 @@ class TrainSpec(Spec):
         return self.architecture.point().space
 
 
-def _search_unless_said(request: Any) -> Any:
-    return {"kind": "search", **request} if isinstance(request, Mapping) else request
+def _kind(request: Any) -> str | None:
+    """A search, unless something else is said."""
+    kind = request.get("kind", "search") if isinstance(request, Mapping) else getattr(request, "kind", None)
+    return kind if isinstance(kind, str) else None
 
 
 JobSpec = Annotated[
-    Annotated[SearchSpec | TrainSpec, Field(discriminator="kind")], BeforeValidator(_search_unless_said)
+    Annotated[SearchSpec, Tag("search")] | Annotated[TrainSpec, Tag("train")],
+    Discriminator(
+        _kind, custom_error_type="kind", custom_error_message="kind: give an object with kind search or train"
+    ),
 ]
 
 
