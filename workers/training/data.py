@@ -332,4 +332,4 @@ def _square(path: Path, side: int) -> Pixels:
     short = min(colour.size)
     left, top = (colour.width - short) // 2, (colour.height - short) // 2
     box = (left, top, left + short, top + short)
-    return np.asarray(colour.resize((side, side), Image.Resampling.LANCZOS, box=box), np.uint8)
+    return np.asarray(colour.crop(box).resize((side, side), Image.Resampling.LANCZOS), np.uint8)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from filelock import FileLock
@@ -104,8 +105,9 @@ def inception_features(weights: Path) -> FeatureNetwork:
     model = Inception()
     try:
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsUnusable(f"{weights} does not hold the weights of {INCEPTION_FILE}: {error}") from error
+    except (RuntimeError, TypeError, AttributeError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsUnusable(f"{weights} does not hold the weights of {INCEPTION_FILE}: {reason}") from error
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     return FeatureNetwork(f"inception-v3-{digest}", model.requires_grad_(False).eval())

@@ -87,12 +87,12 @@ def test_the_simple_loss_is_the_plain_loop(weighting: str) -> None:
         alpha_bar = float(method.process.alpha_bars[t])
         noisy = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
         predicted = model(noisy[None], torch.tensor([t * 10.0]))[0]
-        error = float(((predicted - noise) ** 2).sum() / 16)
+        error = ((predicted - noise) ** 2).sum().item() / 16
         snr = alpha_bar / (1 - alpha_bar)
         weighted += {"uniform": 1.0, "min-snr": min(snr, 5) / snr, "p2": 1 / (1 + snr)}[weighting] * error / 6
         plain += error / 6
-    assert float(loss) == pytest.approx(weighted, rel=1e-4)
-    assert float(logs["mse"]) == pytest.approx(plain, rel=1e-4)
+    assert loss.item() == pytest.approx(weighted, rel=1e-4)
+    assert logs["mse"].item() == pytest.approx(plain, rel=1e-4)
 
 
 def test_the_bound_is_the_plain_loop() -> None:
@@ -149,7 +149,7 @@ def test_the_hybrid_loss_adds_a_share_of_the_bound() -> None:
     method = Diffusion(awake(tiny(learned_sigma=True)), timesteps=400, peak=16)
     torch.manual_seed(3)
     loss, logs = method({"images": levels()}, NOW)
-    assert float(loss) == pytest.approx(float(logs["mse"] + 0.4 * logs["vb"]), rel=1e-5)
+    assert loss.item() == pytest.approx((logs["mse"] + 0.4 * logs["vb"]).item(), rel=1e-5)
 
 
 def test_the_probabilities_of_all_levels_sum_to_one() -> None:
@@ -241,7 +241,7 @@ def test_the_state_is_the_whole_of_the_method(draws: str, learned: bool) -> None
     results = []
     for method in (first, second):
         torch.manual_seed(9)
-        results.append(float(method({"images": levels()}, NOW).loss))
+        results.append(method({"images": levels()}, NOW).loss.item())
     assert results[0] == results[1]
 
 
@@ -263,7 +263,7 @@ def test_thirty_steps_on_one_batch_lower_the_loss() -> None:
         loss.backward()
         optimizer.step()
         method.after_step(step)
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert not any(
         torch.equal(a, b) for a, b in zip(method.deployed().parameters(), tiny().parameters(), strict=True)
