@@ -2,6 +2,7 @@
 filled in by the browser, text from users and proposers is escaped."""
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from server.store.views import HistoryPoint
 
 Figure = dict[str, Any]
 
-MARKS = 1500  # candidates drawn as points; more would make the page slow and the picture no clearer
+MARKS = 1000  # candidates drawn as points; more would make the page slow and the picture no clearer
+CROWD = 250  # of more, the marks are smaller
 CURVES, CURVE_POINTS = 4, 800
 COST_NAMES = {"params": "parameters", "macs": "MACs"}
 
@@ -230,24 +232,31 @@ def _by_origin(points: Sequence[HistoryPoint], x: Any, y: Any, metric: str) -> l
     groups: dict[str, list[HistoryPoint]] = {}
     for point in points:
         groups.setdefault(point.origin, []).append(point)
-    colours = iter(range(len(groups)))
-    return [_marks(origin, group, x, y, metric, colours) for origin, group in groups.items()]
+    colours = itertools.cycle(PALETTE)
+    size = 8 if len(points) <= CROWD else 5
+    return [
+        _marks(origin, group, x, y, metric)
+        | {"marker": _marker(group, BASELINE if origin == "baseline" else next(colours), size)}
+        for origin, group in groups.items()
+    ]
 
 
-def _marks(origin: str, points: Sequence[HistoryPoint], x: Any, y: Any, metric: str, colours: Any) -> Figure:
-    marker: Figure = {"size": 8, "opacity": 0.85, "line": {"width": 0}}
-    if origin == "baseline":
-        marker |= {"symbol": "diamond", "size": 11, "color": BASELINE, "opacity": 1}
-    else:
-        marker["color"] = PALETTE[next(colours) % len(PALETTE)]
-        marker["symbol"] = ["circle-open" if point.reused else "circle" for point in points]
+def _marker(points: Sequence[HistoryPoint], colour: str, size: int) -> Figure:
+    """A diamond for the baseline, a ring for what an earlier job had measured, a disc for all others."""
+    if colour == BASELINE:
+        return {"symbol": "diamond", "size": 11, "color": colour}
+    rings = any(point.reused for point in points)
+    symbols = ["circle-open" if point.reused else "circle" for point in points] if rings else "circle"
+    return {"symbol": symbols, "size": size, "color": colour, "opacity": 0.85}
+
+
+def _marks(origin: str, points: Sequence[HistoryPoint], x: Any, y: Any, metric: str) -> Figure:
     return {
         "type": "scatter", "mode": "markers", "name": safe(origin),
         "x": [x(point) for point in points], "y": [y(point) for point in points],
         "customdata": [[point.id] for point in points],
         "text": [_words(point, metric) for point in points],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": marker,
     }  # fmt: skip
 
 
@@ -266,7 +275,7 @@ def _layout(x: str, y: str, y_range: list[float] | None = None) -> Figure:
         "xaxis": {**axis, "title": {"text": x}},
         "yaxis": {**axis, "title": {"text": y}} | ({"range": y_range} if y_range else {}),
         "margin": {"l": 12, "r": 12, "t": 8, "b": 12},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
         "hovermode": "closest",
         "uirevision": "kept",
     }

@@ -20,7 +20,7 @@ DRAWINGS: dict[str, Drawing] = {"unet": draw_unet}
 COLUMNS = 5
 CARD, ROW, GAP = 156.0, 66.0, 10.0
 PIPS = 12  # options that are drawn as dots; of more, the position is written
-LETTERS = 19  # of a value, before it is cut
+LETTERS = 19  # that fit on a line of a card
 
 
 def draw(
@@ -72,9 +72,11 @@ def _card(
     tip(part, f"{name}: {option(value)}{was}")
     box(part, x, y, CARD, ROW, "card" if before is None else "card marked", radius=8)
     words(part, x + 12, y + 20, _cut(name), "label muted")
-    words(part, x + 12, y + 40, _cut(option(value)), "strong")
+    chosen = _cut(option(value))
+    words(part, x + 12, y + 40, chosen, "strong")
     if before is not None:
-        words(part, x + CARD - 12, y + 20, _cut(f"was {option(before)}"), "label marked", anchor="end")
+        said = _cut(f"was {option(before)}", LETTERS - len(chosen))
+        words(part, x + CARD - 12, y + 40, said, "label marked", anchor="end")
     _pips(part, x + 15, y + 54, options, value)
 
 
@@ -97,5 +99,7 @@ def _belongs(architecture: Mapping[str, Any], space: SearchSpace) -> bool:
     return True
 
 
-def _cut(said: str) -> str:
-    return said if len(said) <= LETTERS else f"{said[: LETTERS - 1]}…"
+def _cut(said: str, letters: int = LETTERS) -> str:
+    if len(said) <= letters:
+        return said
+    return f"{said[: letters - 1]}…" if letters > 1 else ""

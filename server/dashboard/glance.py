@@ -1,16 +1,17 @@
-"""A job at a glance: how far it is, what it has found, and what can be done with it."""
+"""A job at a glance: what it is after, how far it is, what it has found, and what can be done with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server.dashboard.text import number, quantity
 from server.store import overview, views
 from server.store.states import ENDED, JobState, Request
 from server.store.store import Store
 from server.store.tables import Candidate, Job
 
 STATE_ORDER = ("completed", "running", "failed", "stopped")
-STEADY = 3  # ended candidates before the time left is worth a guess
+STEADY = 3  # steps of the way before the time left is worth a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +28,66 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """One job, its candidates by state, and the best value so far."""
+    """One job, its candidates by state, and the best value so far.
+
+    A search is as far as its candidates have ended, a training as the last step that it reported.
+    """
 
     job: Job
     counts: Mapping[str, int]
     aims: Sequence[Aim]
     best: float | None
+    step: int | None
 
     @property
     def title(self) -> str:
-        return self.job.name or f"{self.job.method} on {self.job.space or self.job.dataset or 'nothing'}"
+        return self.job.name or f"{self.job.method} on {self.job.space or self.job.dataset or 'a result'}"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the job trains one architecture, and proposes none."""
+        return self.job.kind == "train"
 
     @property
     def started(self) -> int:
         return sum(self.counts.values())
 
     @property
+    def unit(self) -> str:
+        return "steps" if self.trains else "candidates"
+
+    @property
     def done(self) -> int:
+        if self.trains:
+            return self.step or 0
         return self.counts.get("completed", 0) + self.counts.get("failed", 0)
 
     @property
     def budget(self) -> int | None:
-        evaluations = (self.job.spec.get("budget") or {}).get("evaluations")
-        return evaluations if isinstance(evaluations, int) else None
+        """How many there will be at most, where the specification says so."""
+        spec = self.job.spec
+        planned = (
+            _at(spec, "config", "recipe", "steps") if self.trains else _at(spec, "budget", "evaluations")
+        )
+        return planned if isinstance(planned, int) else None
 
     @property
     def progress(self) -> float:
         """Between 0 and 1."""
+        if self.job.state is JobState.SUCCEEDED and self.trains:
+            return 1.0
         return min(1.0, self.done / self.budget) if self.budget else float(self.ended)
+
+    @property
+    def goals(self) -> list[str]:
+        """What is asked for, in words: `minimize rfid`, `params up to 400 k`."""
+        said = [f"{'maximize' if aim.maximize else 'minimize'} {aim.metric}" for aim in self.aims]
+        for name, limit in (self.job.spec.get("constraints") or {}).items():
+            said += _limit(name, limit or {})
+        for name, limit in (self.job.spec.get("budget") or {}).items():
+            if limit is not None and name != "evaluations":
+                said.append(f"{name} {number(limit)}")
+        return said
 
     @property
     def by_state(self) -> list[tuple[str, int]]:
@@ -105,13 +138,27 @@ def aims_of(spec: Mapping[str, Any]) -> list[Aim]:
 def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
     ids = [job.id for job in jobs]
     counts, scores = views.counts(store, ids), overview.best_scores(store, ids)
-    return [_glance(job, counts[job.id], scores.get(job.id)) for job in jobs]
+    steps = overview.last_steps(store, [job.id for job in jobs if job.kind == "train"])
+    return [_glance(job, counts[job.id], scores.get(job.id), steps.get(job.id)) for job in jobs]
 
 
-def _glance(job: Job, counts: Mapping[str, int], score: float | None) -> Glance:
+def _glance(job: Job, counts: Mapping[str, int], score: float | None, step: int | None) -> Glance:
     aims = aims_of(job.spec)
     best = aims[0].value(score) if aims and score is not None else None
-    return Glance(job, counts, aims, best)
+    return Glance(job, counts, aims, best, step)
+
+
+def _limit(name: str, limit: Mapping[str, float]) -> list[str]:
+    words = (("min", "at least"), ("max", "up to"))
+    return [f"{name} {word} {quantity(limit[side])}" for side, word in words if limit.get(side) is not None]
+
+
+def _at(spec: Mapping[str, Any], *path: str) -> Any:
+    """What stands at a path of the specification; None where it has no such place."""
+    found: Any = spec
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def compared(candidate: Candidate, baseline: Candidate | None, aims: Sequence[Aim]) -> list[Compared]:

@@ -13,11 +13,11 @@ from server.dashboard import charts
 from server.dashboard.diagram import changes, draw
 from server.dashboard.errors import add_error_pages
 from server.dashboard.files import add_files
-from server.dashboard.glance import Glance, aims_of, compared, glances, metric_columns
+from server.dashboard.glance import Glance, compared, glances, metric_columns
 from server.dashboard.render import page
 from server.dashboard.session import add_sign_in, signed_in
 from server.store import overview, views
-from server.store.methods import SEARCH_METHODS
+from server.store.methods import SEARCH_METHODS, TRAIN_METHODS
 from server.store.records import NotFound, now
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
@@ -27,8 +27,9 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 JOBS_PAGE, CANDIDATES_PAGE = 25, 25
 EVENTS_SHOWN, CALLS_SHOWN = 50, 50
-METRIC_COLUMNS = 4
+METRIC_COLUMNS = 3
 LINEAGE, CHILDREN = 12, 60
+RECENT = 50  # points looked at for the names of the metrics
 SAMPLES = "samples.png"
 WORKER_SILENT_SECONDS = 60.0
 
@@ -80,7 +81,7 @@ def jobs(
         glances=glances(store, rows[:JOBS_PAGE]),
         counts=counts,
         total=sum(counts.values()),
-        methods=list(SEARCH_METHODS),
+        methods=[*SEARCH_METHODS, *TRAIN_METHODS],
         chosen=chosen,
         filtered=any(chosen.values()),
         cursor=cursor,
@@ -104,7 +105,7 @@ def job(
     cursor: str = "",
 ) -> Response:
     """One search: how far it is, the incumbent, charts, every candidate, and what happened."""
-    glance = _glance_of(store, job_id)
+    glance, origins = _glance_of(store, job_id), overview.origins(store, job_id)
     return page(
         request,
         "job.html",
@@ -112,11 +113,12 @@ def job(
         job=glance.job,
         **_found(store, glance),
         **_table(store, glance, sort, descending, CandidateState(state) if state else None, cursor),
-        origins=overview.origins(store, job_id),
-        device_seconds=overview.device_seconds(store, job_id),
+        origins=origins,
+        device_seconds=sum(row.device_seconds for row in origins),
         events=overview.latest_events(store, job_id, EVENTS_SHOWN),
         llm=overview.llm_totals(store, job_id),
-        files=[file for file in store.artifacts(job_id) if file.candidate_id is None],
+        files=overview.job_files(store, job_id),
+        curve_rows=_curve_rows(store, _trained(store, glance)),
         axes=_cost_axes(glance),
     )
 
@@ -124,24 +126,27 @@ def job(
 @router.get("/jobs/{job_id}/charts")
 def job_charts(job_id: str, store: StoreDep, against: str = "params") -> Response:
     """The figures of the page above, as JSON. `against` is a cost or a further objective."""
-    job = store.job(job_id)
-    aims = aims_of(job.spec)
-    if not aims:
-        return JSONResponse({})
-    objective, *others = [charts.Axis(aim.metric, aim.maximize) for aim in aims]
-    history = views.history(store, job_id, maximize=objective.maximize)
+    glance = _glance_of(store, job_id)
+    if glance.trains:
+        trained = _trained(store, glance)
+        points = [] if trained is None else store.points(trained.id)
+        return JSONResponse({"curves": charts.curves(points)})
+    return JSONResponse(_search_figures(store, glance, against))
+
+
+def _search_figures(store: Store, glance: Glance, against: str) -> dict[str, charts.Figure]:
+    objective, *others = [charts.Axis(aim.metric, aim.maximize) for aim in glance.aims]
+    history = views.history(store, glance.job.id, maximize=objective.maximize)
     costs = {name: charts.Axis(name, maximize=False) for name in charts.COST_NAMES}
     ranks = {axis.name: rank for rank, axis in enumerate(others, 1)}
     axes = {axis.name: axis for axis in others} | costs
     axis = axes.get(against, costs["params"])
-    limit = (job.spec.get("constraints") or {}).get(axis.name)
+    limit = (glance.job.spec.get("constraints") or {}).get(axis.name)
     rank = 0 if axis.name in costs else ranks[axis.name]
-    return JSONResponse(
-        {
-            "progress": charts.progress(history, objective),
-            "tradeoff": charts.tradeoff(history, objective, axis, rank=rank, limit=limit),
-        }
-    )
+    return {
+        "progress": charts.progress(history, objective),
+        "tradeoff": charts.tradeoff(history, objective, axis, rank=rank, limit=limit),
+    }
 
 
 @router.get("/jobs/{job_id}/calls")
@@ -166,7 +171,6 @@ def _found(store: Store, glance: Glance) -> dict[str, Any]:
         "best": best,
         "best_rows": compared(best, baseline, glance.aims),
         "best_samples": overview.artifact_of(store, best, SAMPLES),
-        "best_diagram": _diagram(best, None),
         "baseline": baseline,
     }
 
@@ -180,18 +184,15 @@ def _table(
     cursor: str,
 ) -> dict[str, Any]:
     """A page of candidates, and the addresses of the others."""
-    try:
-        rows, following = views.candidates_page(
-            store,
-            glance.job.id,
-            sort=sort,
-            descending=descending,
-            state=state,
-            cursor=cursor or None,
-            limit=CANDIDATES_PAGE,
-        )
-    except ValueError as error:
-        raise NotFound(str(error)) from None
+    rows, following = views.candidates_page(
+        store,
+        glance.job.id,
+        sort=sort,
+        descending=descending,
+        state=state,
+        cursor=cursor or None,
+        limit=CANDIDATES_PAGE,
+    )
     here, base = f"/jobs/{glance.job.id}", {"sort": sort, "descending": descending, "state": state or ""}
     return {
         "candidates": rows,
@@ -281,9 +282,19 @@ def _is_aim(metric: str, glance: Glance) -> bool:
     return any(aim.metric == metric for aim in glance.aims)
 
 
-def _curve_rows(store: Store, candidate: Candidate) -> int:
-    """How many small plots its curves take."""
-    names = {name for point in store.points(candidate.id) for name in point.metrics}
+def _trained(store: Store, glance: Glance) -> Candidate | None:
+    """The one candidate of a training job."""
+    if not glance.trains:
+        return None
+    rows, _ = views.candidates_page(store, glance.job.id, descending=True, limit=1)
+    return rows[0] if rows else None
+
+
+def _curve_rows(store: Store, candidate: Candidate | None) -> int:
+    """How many small plots the candidate's curves take."""
+    if candidate is None:
+        return 0
+    names = {name for point in overview.latest_points(store, candidate, RECENT) for name in point.metrics}
     return min(len(names), charts.CURVES)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 NOTHING = "–"
+UNSAID = ("call", "key")  # parts of events that only programs want
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -96,21 +97,17 @@ def pretty_json(value: object) -> str:
 
 
 def event_text(data: Mapping[str, Any]) -> str:
-    """What an event says besides its name."""
-    if "metrics" in data and isinstance(data["metrics"], Mapping):
-        shown = [f"{name} {number(value)}" for name, value in data["metrics"].items()]
-        rest = {name: value for name, value in data.items() if name != "metrics"}
-        return "  ".join([*shown, *_pairs(rest)])
-    if "reason" in data:
-        return "  ".join([str(data["reason"]), *_pairs({k: v for k, v in data.items() if k != "reason"})])
-    return "  ".join(_pairs(data))
-
-
-def _pairs(data: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: {value if isinstance(value, str) else json.dumps(value, default=str)}"
-        for name, value in data.items()
+    """What an event says besides its name: the reason first, then the figures, then all else but ids."""
+    rest = {name: value for name, value in data.items() if name not in UNSAID}
+    said = [str(rest.pop("reason"))] if "reason" in rest else []
+    metrics = rest.pop("metrics", None)
+    if isinstance(metrics, Mapping):
+        said += [f"{name} {number(value)}" for name, value in metrics.items()]
+    said += [
+        f"{name} {value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for name, value in rest.items()
     ]
+    return " · ".join(said)
 
 
 def _stem(name: str) -> str:

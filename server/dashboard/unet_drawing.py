@@ -206,10 +206,10 @@ def _legend(root: Element, y: float, heads: int, heads_changed: bool) -> None:
     split = f"{heads} {'head' if heads == 1 else 'heads'}"
     look = "label marked" if heads_changed else "label muted"
     words(root, 150, y, f"with self-attention, {split}", look)
-    arrow(root, [(330, y - 4), (364, y - 4)], "skip")
-    words(root, 372, y, "skip connection", "label muted")
-    arrow(root, [(480, y - 4), (514, y - 4)], "flow")
-    words(root, 522, y, "to half or double the side", "label muted")
+    arrow(root, [(356, y - 4), (390, y - 4)], "skip")
+    words(root, 398, y, "skip connection", "label muted")
+    arrow(root, [(508, y - 4), (542, y - 4)], "flow")
+    words(root, 550, y, "to half or double the side", "label muted")
 
 
 # -------------------------------------------------------------------- in words

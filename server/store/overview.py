@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from server.store.tables import Artifact, Candidate, Event, Job, LLMCall
+from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
 
 PROGRESS = "candidate.progress"  # one event for every point of a curve: too many to read one by one
 
@@ -54,10 +54,16 @@ def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
         return {job_id: score or 0.0 for job_id, score in session.execute(query)}
 
 
-def device_seconds(store: Store, job_id: str) -> float:
+def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
+    """The furthest step that each job's candidates have reported."""
+    query = (
+        select(Candidate.job_id, func.max(Point.step))
+        .join(Point, Point.candidate_id == Candidate.id)
+        .where(Candidate.job_id.in_(job_ids))
+        .group_by(Candidate.job_id)
+    )
     with _reading(store) as session:
-        total = session.scalar(select(func.sum(Candidate.device_seconds)).where(Candidate.job_id == job_id))
-        return total or 0.0
+        return dict(session.execute(query).tuples().all()) if job_ids else {}
 
 
 def baseline(store: Store, job_id: str) -> Candidate | None:
@@ -106,6 +112,13 @@ def candidate_events(store: Store, candidate: Candidate, limit: int) -> list[Eve
         return list(session.scalars(query.order_by(Event.number).limit(limit)))
 
 
+def latest_points(store: Store, candidate: Candidate, limit: int) -> list[Point]:
+    """The newest points of a candidate's curves."""
+    query = select(Point).where(Point.candidate_id == candidate.id).order_by(Point.step.desc())
+    with _reading(store) as session:
+        return list(session.scalars(query.limit(limit)))
+
+
 # -------------------------------------------------------------------- beside a candidate
 
 
@@ -147,6 +160,13 @@ def beside(store: Store, candidate: Candidate) -> tuple[Candidate | None, Candid
     after = near.where(Candidate.number > candidate.number).order_by(Candidate.number)
     with _reading(store) as session:
         return session.scalars(before).one_or_none(), session.scalars(after).one_or_none()
+
+
+def job_files(store: Store, job_id: str) -> list[Artifact]:
+    """The files of the job itself, not of its candidates."""
+    query = select(Artifact).where(Artifact.job_id == job_id, Artifact.candidate_id.is_(None))
+    with _reading(store) as session:
+        return list(session.scalars(query.order_by(Artifact.id)))
 
 
 def artifact_of(store: Store, candidate: Candidate, name: str) -> Artifact | None:

@@ -189,7 +189,7 @@
     await Plotly.react(chart, figure.data, themed(figure.layout, revision), {
       displaylogo: false,
       responsive: true,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "pan2d", "zoom2d"],
+      modeBarButtons: [["toImage", "resetScale2d"]],
     });
     if (first) chart.on("plotly_click", openCandidate);
   }
