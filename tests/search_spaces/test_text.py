@@ -306,6 +306,12 @@ def test_junk_is_refused_with_a_short_reason(space: SearchSpace, junk: str) -> N
     assert str(refusal.value).isprintable()
 
 
+def test_a_reply_too_long_to_be_one_is_refused_unread() -> None:
+    padded = text.show(MIXED, MIXED.largest) + " " * text.MAX_REPLY
+    with pytest.raises(InvalidArchitecture, match=r"a reply of \d+ characters; at most 200000 are read"):
+        text.parse(MIXED, padded)
+
+
 def test_another_spaces_architecture_is_refused() -> None:
     for space, other in ((a, b) for a in SPACES for b in SPACES if a is not b):
         reply = {"candidates": [text.answer(other, other.largest)]}
