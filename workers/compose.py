@@ -1,21 +1,27 @@
-"""Puts a search together from its specification: space, proposer, evaluator, executor."""
+"""Puts a search or a training together from its specification: space, proposer, evaluator, executor."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import search_spaces
-from server.store.claim import Claim
-from server.store.specs import SearchSpec
+from search_spaces.space import Architecture
+from server.store import views
+from server.store.claim import Claim, NewCandidate
+from server.store.records import NotFound
+from server.store.specs import JobSpec, PickedArchitecture, ResourcesSpec, SearchSpec, TrainSpec
+from server.store.tables import Candidate
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
 from workers.loop import Search
 from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
 from workers.settings import WorkerSettings
+from workers.training_run import Training
 
 CHEAP = ("cost", "table")  # evaluators that need neither a device nor a process of their own
 
 
-def needs_ray(spec: SearchSpec) -> bool:
-    return spec.config.evaluator.kind not in CHEAP
+def needs_ray(spec: JobSpec) -> bool:
+    return isinstance(spec, TrainSpec) or spec.config.evaluator.kind not in CHEAP
 
 
 def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> Search:
@@ -54,3 +60,64 @@ def _make_executor(spec: SearchSpec, settings: WorkerSettings) -> Executor:
     trials = spec.config.trials
     folder = Path(settings.data_dir).absolute() / "ray"
     return tune.TuneExecutor(cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder)
+
+
+# -------------------------------------------------------------------- trainings
+
+MakeExecutor = Callable[[ResourcesSpec, WorkerSettings], Executor]
+
+
+def training_executor(resources: ResourcesSpec, settings: WorkerSettings) -> Executor:
+    from workers import tune
+
+    tune.connect(settings.ray_address)
+    folder = Path(settings.data_dir).absolute() / "ray"
+    return tune.TuneExecutor(cpus=resources.cpus, gpus=resources.gpus, parallel=1, folder=folder)
+
+
+def compose_training(
+    claim: Claim,
+    spec: TrainSpec,
+    settings: WorkerSettings,
+    make_executor: MakeExecutor = training_executor,
+) -> Training:
+    """Raises ValueError and LookupError for what the operator or the request got wrong."""
+    arch, picked = _architecture(claim, spec)
+    space = search_spaces.find(arch.space)
+    setup = TrialSetup(
+        job_id=claim.job.id,
+        space=space.name,
+        dataset=str(spec.dataset),
+        evaluator=spec.config.recipe.model_dump_json(),
+        artifact_root=settings.artifact_root(),
+        cache=str(settings.cache),
+        data_root=str(settings.data_root) if settings.data_root else None,
+        device=settings.device,
+        objectives=tuple(objective.metric for objective in spec.objectives),
+        timeout_s=spec.config.resources.timeout_s,
+        trains=True,
+    )
+    cost = space.cost_of(arch)
+    candidate = NewCandidate(
+        key=arch.key,
+        space=arch.space,
+        architecture=dict(space.decode(arch)),
+        params=cost.params,
+        macs=cost.macs,
+        origin="request" if picked is None else "job",
+        signature=f"{evaluator_of(setup).signature}/seed{spec.seed}",
+        parents=[] if picked is None else [picked.id],
+        note="" if picked is None else f"candidate {picked.number} of job {picked.job_id}",
+    )
+    return Training(spec, arch, candidate, make_executor(spec.config.resources, settings), setup)
+
+
+def _architecture(claim: Claim, spec: TrainSpec) -> tuple[Architecture, Candidate | None]:
+    """What is to be trained, and the candidate of another job that it was, where it was one."""
+    named = spec.architecture
+    if not isinstance(named, PickedArchitecture):
+        return named.point(), None
+    row = views.best(claim.store, named.job) if named.pick == "best" else claim.store.candidate(named.pick)
+    if row is None:
+        raise NotFound(f"job {named.job} has no result to train")
+    return search_spaces.find(row.space).parse_key(row.key), row

@@ -9,8 +9,8 @@ import math
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -20,18 +20,23 @@ from pydantic import TypeAdapter
 from search_spaces import find
 from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore, StoredFile
-from server.store.specs import EvaluatorSpec
+from server.store.specs import EvaluatorSpec, RecipeSpec
 from workers.evaluators import make_evaluator
-from workers.trial import Diverged, Evaluator, Measurement, Report, TimedOut, Trial, TrialFailed
+from workers.trial import CheckpointFile, Diverged, Evaluator, Measurement, TimedOut, Trial, TrialFailed
 
 log = logging.getLogger(__name__)
 
 EVALUATOR_SPEC: TypeAdapter[EvaluatorSpec] = TypeAdapter(EvaluatorSpec)
+RECIPE_SPEC: TypeAdapter[RecipeSpec] = TypeAdapter(RecipeSpec)
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What all trials of a job share. Plain and hashable: a warm process keeps the evaluator it builds."""
+    """What all trials of a job share. Plain and hashable: a warm process keeps the evaluator it builds.
+
+    With `trains`, the specification is a recipe's: the trial is long, and goes on from its last checkpoint.
+    """
 
     job_id: str
     space: str
@@ -43,6 +48,7 @@ class TrialSetup:
     device: str = "cpu"
     objectives: tuple[str, ...] = ()
     timeout_s: float | None = None
+    trains: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Files to see while the trial still runs."""
+
+    id: str
+    files: Sequence[StoredFile]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is safe: should the trial be lost, it goes on after this step."""
+
+    id: str
+    step: int
+
+
+@dataclass(frozen=True)
 class Done:
     id: str
     measurement: Measurement
@@ -79,11 +101,13 @@ class Failed:
     crashed: bool = False
 
 
-Update = Progress | Done | Failed
+Passing = Progress | Kept | Saved
+Ending = Done | Failed
+Update = Passing | Ending
 
 
 class Executor(Protocol):
-    """Each submitted task ends in exactly one Done or Failed; its progress comes before that."""
+    """Each submitted task ends in exactly one Done or Failed; what is told on the way comes before that."""
 
     def submit(self, task: TrialTask) -> None: ...
 
@@ -98,39 +122,70 @@ class Executor(Protocol):
 
 @lru_cache(maxsize=4)
 def evaluator_of(setup: TrialSetup) -> Evaluator:
-    return make_evaluator(
-        EVALUATOR_SPEC.validate_json(setup.evaluator),
-        find(setup.space),
-        setup.dataset,
-        data_root=Path(setup.data_root) if setup.data_root else None,
-        cache=Path(setup.cache),
-        device=setup.device,
-    )
+    space, dataset = find(setup.space), setup.dataset
+    data_root = Path(setup.data_root) if setup.data_root else None
+    cache, device = Path(setup.cache), setup.device
+    if setup.trains:
+        from workers.recipes import make_recipe
+
+        recipe = RECIPE_SPEC.validate_json(setup.evaluator)
+        return make_recipe(recipe, space, dataset, data_root=data_root, cache=cache, device=device)
+    spec = EVALUATOR_SPEC.validate_json(setup.evaluator)
+    return make_evaluator(spec, space, dataset, data_root=data_root, cache=cache, device=device)
 
 
-def run_trial(task: TrialTask, report: Report) -> Done:
+def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     """Evaluates one candidate and keeps the files that it leaves. Raises TrialFailed."""
     setup = task.setup
+    artifacts, place = ArtifactStore(setup.artifact_root), artifact_folder(setup.job_id, task.id)
     deadline = time.monotonic() + setup.timeout_s if setup.timeout_s else math.inf
 
-    def report_in_time(step: int, metrics: Mapping[str, float]) -> None:
+    def report(step: int, metrics: Mapping[str, float]) -> None:
         if time.monotonic() > deadline:
             raise TimedOut(f"took longer than {setup.timeout_s:g} s")
-        report(step, metrics)
+        tell(Progress(task.id, step, dict(metrics)))
+
+    def keep(file: Path) -> None:
+        tell(Kept(task.id, [artifacts.put(file, place)]))
+        file.unlink()
+
+    def saved(step: int) -> None:
+        artifacts.put(checkpoint, place)
+        tell(Saved(task.id, step))
 
     evaluator = evaluator_of(setup)
-    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        trial = Trial(task.arch, task.seed, Path(folder), task.reference)
-        measurement = evaluator.evaluate(trial, report_in_time)
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as scratch:
+        folder, checkpoint = Path(scratch) / "kept", Path(scratch) / CHECKPOINT
+        folder.mkdir()
+        trial = Trial(task.arch, task.seed, folder, task.reference, keep=keep)
+        if setup.trains:
+            artifacts.fetch(f"{place}/{CHECKPOINT}", checkpoint)
+            trial = replace(trial, checkpoint=CheckpointFile(checkpoint, saved))
+        measurement = evaluator.evaluate(trial, report)
         _check_finite(measurement, setup.objectives)
-        files = ArtifactStore(setup.artifact_root).put_folder(Path(folder), f"{setup.job_id}/{task.id}")
-    return Done(task.id, measurement, files)
+        return Done(task.id, measurement, artifacts.put_folder(folder, place))
 
 
-def end_of(task: TrialTask, report: Report) -> Done | Failed:
+def follow_trial(task: TrialTask) -> None:
+    """Takes part in a trial that another process leads, which tells, keeps and measures for all."""
+    setup = task.setup
+    artifacts = ArtifactStore(setup.artifact_root)
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as scratch:
+        checkpoint = Path(scratch) / CHECKPOINT
+        artifacts.fetch(f"{artifact_folder(setup.job_id, task.id)}/{CHECKPOINT}", checkpoint)
+        trial = Trial(task.arch, task.seed, Path(scratch), checkpoint=CheckpointFile(checkpoint))
+        evaluator_of(setup).evaluate(trial, lambda step, metrics: None)
+
+
+def artifact_folder(job_id: str, candidate_id: str) -> str:
+    """Where the files of a candidate lie in the artifact store."""
+    return f"{job_id}/{candidate_id}"
+
+
+def end_of(task: TrialTask, tell: Callable[[Passing], None]) -> Ending:
     """How the trial ends, whatever happens in it: the edge of a trial."""
     try:
-        return run_trial(task, report)
+        return run_trial(task, tell)
     except TrialFailed as failure:
         return Failed(task.id, str(failure))
     except Exception as error:  # noqa: BLE001 - a bug in one trial is that one's failure
@@ -160,7 +215,7 @@ class InlineExecutor:
             return []
         task = self._tasks.popleft()
         updates: list[Update] = []
-        end = end_of(task, lambda step, metrics: updates.append(Progress(task.id, step, dict(metrics))))
+        end = end_of(task, updates.append)
         return [*updates, end]
 
     def stop(self) -> None:

@@ -13,10 +13,12 @@ import time
 from typing import TextIO
 
 from server.store.claim import Claim, LostClaim
+from server.store.specs import SearchSpec, TrainSpec
 from server.store.states import JobState
-from workers.compose import compose_search
+from workers.compose import compose_search, compose_training
 from workers.loop import SearchFailed, run_search
 from workers.settings import WorkerSettings
+from workers.training_run import TrainingFailed, run_training
 
 log = logging.getLogger("workers.job")
 
@@ -52,17 +54,24 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     """Drives one claimed job to an end. A bug here fails the job, not the worker."""
     started = time.monotonic()
     try:
-        search = compose_search(claim, claim.spec, settings)
-        run_search(claim, search)
+        _run(claim, settings)
     except LostClaim as lost:
         log.warning("%s", lost)
-    except (SearchFailed, LookupError, ValueError, OSError) as error:
+    except (SearchFailed, TrainingFailed, LookupError, ValueError, OSError) as error:
         log.warning("job %s failed: %s", claim.job.id, error)
         _fail(claim, str(error))
     except Exception as error:
         log.exception("job %s: a bug", claim.job.id)
         _fail(claim, f"internal error: {type(error).__name__}: {error}")
     log.info("job %s: done after %.1f s", claim.job.id, time.monotonic() - started)
+
+
+def _run(claim: Claim, settings: WorkerSettings) -> None:
+    match claim.spec:
+        case SearchSpec():
+            run_search(claim, compose_search(claim, claim.spec, settings))
+        case TrainSpec():
+            run_training(claim, compose_training(claim, claim.spec, settings))
 
 
 def _fail(claim: Claim, reason: str) -> None:

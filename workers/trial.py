@@ -23,19 +23,36 @@ class TimedOut(TrialFailed):
     """The trial outlasted its limit."""
 
 
+def _ignored(_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """Where a long trial writes its checkpoint, and goes on from where there is one; nowhere without a path.
+
+    `saved` is to be told the step of every checkpoint that has been written.
+    """
+
+    path: Path | None = None
+    saved: Callable[[int], None] = _ignored
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """What an evaluator is handed.
 
     `reference` holds the baseline's metrics for relative scores: empty while the baseline itself is measured,
     None in a search without a baseline. What the evaluator writes under `folder` is kept as the
-    candidate's artifacts.
+    candidate's artifacts when the trial ends; what it hands to `keep` is kept at once, for users to see.
     """
 
     arch: Architecture
     seed: int
     folder: Path
     reference: Mapping[str, float] | None = None
+    keep: Callable[[Path], None] = _ignored
+    checkpoint: CheckpointFile = CheckpointFile()
 
 
 @dataclass(frozen=True, slots=True)

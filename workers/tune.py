@@ -17,7 +17,7 @@ from ray.tune import Callback, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from workers.executors import Failed, Progress, TrialTask, Update, end_of
+from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of
 
 LOST = "its process was lost: killed, out of memory, or gone with its host"
 IDLE_SECONDS = 0.1
@@ -46,7 +46,7 @@ class _Channel:
     def tell(self, trial_id: str, update: Update) -> None:
         if self.live.get(update.id) != trial_id:
             return  # it has ended already; Tune only closes the trial
-        if not isinstance(update, Progress):
+        if isinstance(update, Done | Failed):
             del self.live[update.id]
         self.updates.put(update)
 
@@ -122,10 +122,10 @@ def _run(config: Mapping[str, Any]) -> None:
     """What a Ray actor does for one task."""
     task: TrialTask = config["task"].task
 
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-        tune.report({"update": Progress(task.id, step, dict(metrics)), "done": 0})
+    def tell(update: Passing) -> None:
+        tune.report({"update": update, "done": 0})
 
-    tune.report({"update": end_of(task, report)})
+    tune.report({"update": end_of(task, tell)})
 
 
 class TuneExecutor:

@@ -55,6 +55,21 @@ class ArtifactStore:
     def put_folder(self, source: Path, folder: str) -> list[StoredFile]:
         return [self.put(file, folder) for file in sorted(source.iterdir()) if file.is_file()]
 
+    def fetch(self, path: str, target: Path) -> bool:
+        """Copies a kept file to a local one; False where there is none."""
+        try:
+            chunks = self.read(path)
+        except FileNotFoundError:
+            return False
+        with target.open("wb") as file:
+            file.writelines(chunks)
+        return True
+
+    def remove(self, path: str) -> None:
+        """Forgets a file; nothing happens where there is none."""
+        if self._files.exists(self._locate(path)):
+            self._files.rm(self._locate(path))
+
     def read(self, path: str) -> Iterator[bytes]:
         """The file in chunks. Raises FileNotFoundError at the call, not in the middle."""
         file = self._files.open(self._locate(path), "rb")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from server.store.artifacts import StoredFile
@@ -152,6 +152,22 @@ class Claim:
         event = NewEvent("candidate.progress", {"step": step, "metrics": dict(metrics)}, candidate_id)
         with self._writing([event]) as session:
             session.merge(Point(candidate_id=candidate_id, step=step, metrics=dict(metrics), at=now()))
+
+    def keep(self, candidate_id: str, files: Sequence[StoredFile]) -> None:
+        """Records files of a running candidate; one of a name that it has already takes that one's place."""
+        rows = [self._artifact(file, candidate_id) for file in files]
+        shown = [{"id": row.id, "name": row.name, "media_type": row.media_type} for row in rows]
+        with self._writing([NewEvent("candidate.kept", {"artifacts": shown}, candidate_id)]) as session:
+            names = [row.name for row in rows]
+            session.execute(
+                delete(Artifact).where(Artifact.candidate_id == candidate_id, Artifact.name.in_(names))
+            )
+            session.add_all(rows)
+
+    def saved(self, candidate_id: str, step: int) -> None:
+        """Records that a running candidate has a checkpoint of this step: progress that cannot be lost."""
+        with self._writing([NewEvent("candidate.saved", {"step": step}, candidate_id)], crashes=0):
+            pass
 
     def _rows(self, candidates: Sequence[NewCandidate], first_number: int) -> list[dict[str, Any]]:
         return [

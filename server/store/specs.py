@@ -134,6 +134,8 @@ class SurrogateProposer(Spec):
 
 class PortfolioProposer(Spec):
     kind: Literal["portfolio"] = "portfolio"
+    opening: int = Field(10, ge=1, le=10_000)
+    """Evaluations that the surrogate has to itself before local search and evolution compete with it."""
 
 
 class LLMProposer(Spec):
@@ -189,6 +191,7 @@ class DiffusionEvaluation(Spec):
     batch: int = Field(128, ge=1, le=4096)
     learning_rate: float = Field(3e-3, gt=0, le=1)
     weighting: Literal["uniform", "min-snr", "p2"] = "min-snr"
+    draws: Literal["uniform", "loss-second-moment"] = "uniform"
     timesteps: int = Field(1000, ge=10, le=10_000)
     schedule: Literal["cosine", "linear"] = "cosine"
     ema: float = Field(0.99, ge=0, lt=1)
@@ -383,7 +386,8 @@ class ResourcesSpec(Spec):
     cpus: float = Field(1.0, gt=0)
     gpus: float = Field(0.0, ge=0)
     retries: int = Field(3, ge=0, le=100)
-    """How often a training that crashed goes on from its last checkpoint. A diverged one does not."""
+    """How often in a row, without a new checkpoint in between, a training that crashed goes on from its
+    last one. A training that diverged does not."""
     timeout_s: float | None = Field(None, gt=0)
 
 

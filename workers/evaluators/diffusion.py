@@ -23,16 +23,10 @@ from search_spaces.space import Architecture, SearchSpace
 from server.store.specs import DiffusionEvaluation, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
+from workers.evaluators.fid import NOISE_SEED, SAMPLE_BATCH, feature_network
 from workers.evaluators.pictures import save_comparison
 from workers.training.data import ImageBatches, ImageData, Images, levels, load
-from workers.training.features import (
-    INCEPTION_FILE,
-    FeatureNetwork,
-    Reference,
-    classifier_features,
-    inception_features,
-    reference,
-)
+from workers.training.features import FeatureNetwork, Reference, reference
 from workers.training.fit import fit
 from workers.training.methods.diffusion import Diffusion, squared_error
 from workers.training.metrics import frechet_distance, gaussian, kernel_distance
@@ -42,8 +36,6 @@ from workers.training.schedules import constant, warmed
 from workers.trial import Diverged, Measurement, Report, Trial
 
 PROTOCOL = 1  # raise it when the same specification comes to measure something else
-NOISE_SEED = 1_000_003  # of the noise that every candidate's samples start from
-SAMPLE_BATCH = 256
 VAL_IMAGES = 256
 VAL_TIMES = 8
 REPORTS = 20
@@ -127,17 +119,7 @@ class DiffusionEvaluator:
 
     @cached_property
     def _features(self) -> FeatureNetwork:
-        kind = self.spec.features
-        weights = None if self.data_root is None else self.data_root / INCEPTION_FILE
-        if weights is not None and weights.is_file():
-            if kind == "inception" or (kind == "auto" and self._data.shape[0] == 3):
-                return inception_features(weights)
-        elif kind == "inception":
-            raise FileNotFoundError(
-                f"no {INCEPTION_FILE} in the data folder ({self.data_root}); put the weights published with "
-                "pytorch-fid there, or ask for the features 'classifier'"
-            )
-        return classifier_features(self._data, self.cache)
+        return feature_network(self.spec.features, self._data, self.data_root, self.cache)
 
     @cached_property
     def _reference(self) -> Reference:
@@ -196,6 +178,7 @@ class DiffusionEvaluator:
             timesteps=self.spec.timesteps,
             schedule=self.spec.schedule,
             weighting=self.spec.weighting,
+            draws=self.spec.draws,
             learned_variance=out.shape[1] == 2 * channels,
             ema=self.spec.ema,
             ema_ramp=self.spec.ema_ramp,

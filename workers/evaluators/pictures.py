@@ -20,6 +20,11 @@ def save_comparison(left: Tensor, right: Tensor, peak: int, path: Path, *, colum
     Image.fromarray(picture.squeeze(2).numpy()).save(path, format="PNG")
 
 
+def save_grid(pixels: Tensor, peak: int, path: Path, *, columns: int = 8) -> None:
+    """One square grid of images (n, C, H, W) with levels 0..peak."""
+    Image.fromarray(grid(pixels, peak, columns=columns).squeeze(2).numpy()).save(path, format="PNG")
+
+
 def grid(pixels: Tensor, peak: int, *, columns: int) -> Tensor:
     """The first columns^2 images in rows: uint8 (H, W, C), every pixel enlarged so that all is about SIDE."""
     shown = (pixels[: columns**2].cpu().float() * (255 / peak)).round().to(torch.uint8)

@@ -85,7 +85,7 @@ def fit(
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     rates = [group["lr"] for group in optimizer.param_groups]
     recent: list[dict[str, Tensor]] = []
-    done = 0
+    done = safe = 0
 
     def flush() -> None:
         if recent:
@@ -94,13 +94,15 @@ def fit(
             report(done, {**metrics, "learning_rate": optimizer.param_groups[0]["lr"]})
 
     def save(path: Path) -> None:
+        nonlocal safe
+        safe = done
         if ranks.leads:
             Checkpoint(done, method.state_dict(), optimizer.state_dict(), _rng(device)).save(path)
             saved(done)
 
     with _seeded(device, seed):
         if checkpoint is not None and checkpoint.exists():
-            done = _resume(Checkpoint.load(checkpoint), method, optimizer, device)
+            done = safe = _resume(Checkpoint.load(checkpoint), method, optimizer, device)
         method.train()
         shared = method if ranks.size == 1 else DistributedDataParallel(method)
         while done < steps and not should_stop():
@@ -131,7 +133,7 @@ def fit(
             if due and checkpoint is not None:
                 save(checkpoint)
         flush()
-        if checkpoint is not None:
+        if checkpoint is not None and done > safe:
             save(checkpoint)
     return done
 

@@ -1,0 +1,127 @@
+"""The run of a train job: one architecture, from its last checkpoint to its end.
+
+Like a search, it keeps no truth of its own: the candidate's row says whether it has begun or ended, and its
+checkpoint lies in the artifact store. A pause and a cancel stop it at once.
+"""
+
+from dataclasses import dataclass
+
+from search_spaces.space import Architecture
+from server.store.artifacts import ArtifactStore
+from server.store.claim import Claim, NewCandidate, Outcome
+from server.store.specs import TrainSpec
+from server.store.states import CandidateState, JobState, Request
+from server.store.tables import Candidate
+from workers.executors import (
+    CHECKPOINT,
+    Done,
+    Executor,
+    Failed,
+    Kept,
+    Progress,
+    Saved,
+    TrialSetup,
+    TrialTask,
+    Update,
+    artifact_folder,
+)
+from workers.loop import POLL_SECONDS, Beat, heartbeat
+
+TAKEN_UP = {  # why a candidate that has begun is run again
+    CandidateState.RUNNING: "the process that ran it was lost",
+    CandidateState.STOPPED: "taken up after a pause",
+}
+STOPS = {Request.CANCEL: JobState.CANCELLED, Request.PAUSE: JobState.PAUSED}
+
+
+class TrainingFailed(RuntimeError):
+    """There is no trained network; the message is what users read."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A composed training: everything its run needs but the job's record."""
+
+    spec: TrainSpec
+    arch: Architecture
+    candidate: NewCandidate
+    executor: Executor
+    setup: TrialSetup
+
+
+def run_training(claim: Claim, training: Training) -> None:
+    """Runs the job to its end, or until its user pauses or cancels it. Raises TrainingFailed, LostClaim."""
+    row = _begun(claim, training.candidate)
+    with heartbeat(claim) as beat:
+        try:
+            state = _drive(claim, training, beat, row)
+        finally:
+            training.executor.stop()
+    row = claim.store.candidate(row.id)
+    result = {"best": row.id, "metrics": row.metrics, "key": row.key}
+    claim.finish(state, result=result if state is JobState.SUCCEEDED else None)
+    if state is not JobState.PAUSED:
+        place = artifact_folder(claim.job.id, row.id)
+        ArtifactStore(training.setup.artifact_root).remove(f"{place}/{CHECKPOINT}")
+
+
+def _begun(claim: Claim, candidate: NewCandidate) -> Candidate:
+    """The job's candidate, put on record where it is not yet."""
+    rows = claim.candidates()
+    if not rows:
+        claim.begin([candidate], first_number=1)
+    elif rows[0].state in TAKEN_UP:
+        claim.retry(rows[0].id, TAKEN_UP[rows[0].state])
+    return claim.candidates()[0]
+
+
+def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobState:
+    if row.state is CandidateState.COMPLETED:  # its process was lost between the two last writes
+        return JobState.SUCCEEDED
+    if row.state is CandidateState.FAILED:
+        raise TrainingFailed(row.reason)
+    task = TrialTask(row.id, training.arch, training.spec.seed, training.setup)
+    training.executor.submit(task)
+    crashes = 0
+    while True:
+        beat.check()
+        if beat.request is not None:
+            return STOPS[beat.request]
+        for update in training.executor.poll(POLL_SECONDS):
+            if isinstance(update, Failed) and update.crashed:
+                crashes += 1
+            elif isinstance(update, Saved):
+                crashes = 0
+            if isinstance(update, Failed) and 0 < crashes <= training.spec.config.resources.retries:
+                claim.retry(row.id, update.reason)
+                training.executor.submit(task)
+            else:
+                _tell(claim, training.spec, update)
+            if isinstance(update, Done):
+                return JobState.SUCCEEDED
+
+
+def _tell(claim: Claim, spec: TrainSpec, update: Update) -> None:
+    """Puts an update on record. Raises TrainingFailed for a failure, which nothing follows."""
+    match update:
+        case Progress(candidate_id, step, metrics):
+            claim.report(candidate_id, step, metrics)
+        case Kept(candidate_id, files):
+            claim.keep(candidate_id, files)
+        case Saved(candidate_id, step):
+            claim.saved(candidate_id, step)
+        case Done(candidate_id, measurement, files):
+            metrics = dict(measurement.metrics)
+            scores = [objective.score(metrics[objective.metric]) for objective in spec.objectives]
+            outcome = Outcome(
+                candidate_id,
+                CandidateState.COMPLETED,
+                metrics=metrics,
+                scores=scores,
+                device_seconds=measurement.device_seconds,
+                files=files,
+            )
+            claim.end([outcome])
+        case Failed(candidate_id, reason):
+            claim.end([Outcome(candidate_id, CandidateState.FAILED, reason=reason)])
+            raise TrainingFailed(reason)
