@@ -158,7 +158,10 @@ def parameter_groups(model: SuperNet, *, weight_decay: float = 4e-5) -> list[dic
     return [
         {"params": [p for p in parameters if id(p) in decayed], "weight_decay": 2 * weight_decay},
         {"params": [p for p in parameters if id(p) in classifier], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed | classifier], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if id(p) not in decayed and id(p) not in classifier],
+            "weight_decay": 0.0,
+        },
     ]
 
 
