@@ -46,7 +46,10 @@ class StoreSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("ARCHSMITH_CONFIG", "archsmith.toml"))
+        named = os.environ.get("ARCHSMITH_CONFIG")
+        if named and not Path(named).exists():
+            raise ValueError(f"ARCHSMITH_CONFIG names {named}, and there is no such file")
+        file = Path(named or "archsmith.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     def engine_url(self) -> str:
