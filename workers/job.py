@@ -15,6 +15,7 @@ from typing import TextIO
 from server.store.claim import Claim, LostClaim
 from server.store.specs import SearchSpec, TrainSpec
 from server.store.states import JobState
+from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
 from workers.loop import SearchFailed, run_search
 from workers.settings import WorkerSettings
@@ -29,6 +30,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
     settings = WorkerSettings()
     warm_up()
+    os.write(int(os.environ["ARCHSMITH_READY_FD"]), b".")
     line = sys.stdin.readline()
     if not line:
         return  # the worker had no job for this process
@@ -54,7 +56,8 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     """Drives one claimed job to an end. A bug here fails the job, not the worker."""
     started = time.monotonic()
     try:
-        _run(claim, settings)
+        with heartbeat(claim) as beat:  # from here on: to compose a job takes seconds too
+            _run(claim, beat, settings)
     except LostClaim as lost:
         log.warning("%s", lost)
     except (SearchFailed, TrainingFailed, LookupError, ValueError, OSError) as error:
@@ -66,12 +69,12 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     log.info("job %s: done after %.1f s", claim.job.id, time.monotonic() - started)
 
 
-def _run(claim: Claim, settings: WorkerSettings) -> None:
+def _run(claim: Claim, beat: Beat, settings: WorkerSettings) -> None:
     match claim.spec:
         case SearchSpec():
-            run_search(claim, compose_search(claim, claim.spec, settings))
+            run_search(claim, compose_search(claim, claim.spec, settings), beat)
         case TrainSpec():
-            run_training(claim, compose_training(claim, claim.spec, settings))
+            run_training(claim, compose_training(claim, claim.spec, settings), beat)
 
 
 def _fail(claim: Claim, reason: str) -> None:

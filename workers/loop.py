@@ -4,31 +4,24 @@ The loop keeps no truth of its own. What it has done is in the claim's rows, so 
 any point goes on from them: finished evaluations are read back, those in flight are run again.
 """
 
-import logging
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
-
 from search_spaces.space import Architecture, Cost, SearchSpace
-from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
+from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.specs import SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
+from workers.beat import Beat
 from workers.executors import Done, Executor, Failed, Progress, TrialSetup, TrialTask
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer
 
-log = logging.getLogger(__name__)
-
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 0.5  # how often a running job looks whether it should stop
 FLUSH_SECONDS = 0.1  # how long cheap results may wait for company before they are written
 FAILURES_AT_START = 3  # nothing has worked yet: the set-up is wrong, not the candidates
 FAILURES_IN_A_ROW = 10
@@ -82,18 +75,17 @@ class _State:
     exhausted: bool = False
 
 
-def run_search(claim: Claim, search: Search) -> None:
+def run_search(claim: Claim, search: Search, beat: Beat) -> None:
     """Runs the job to its end, or until the user pauses or cancels it. Raises SearchFailed and LostClaim."""
-    with heartbeat(claim) as beat:
-        try:
-            state, reason = _Loop(claim, search, beat).run()
-        finally:
-            search.executor.stop()
+    try:
+        state, reason = _Loop(claim, search, beat).run()
+    finally:
+        search.executor.stop()
     claim.finish(state, reason=reason, result=_result(claim) if state is JobState.SUCCEEDED else None)
 
 
 class _Loop:
-    def __init__(self, claim: Claim, search: Search, beat: "Beat") -> None:
+    def __init__(self, claim: Claim, search: Search, beat: Beat) -> None:
         self.claim = claim
         self.search = search
         self.beat = beat
@@ -382,61 +374,3 @@ def _result(claim: Claim) -> dict[str, Any]:
     if best is None:
         return {"best": None}
     return {"best": best.id, "metrics": best.metrics, "key": best.key}
-
-
-# -------------------------------------------------------------------- the beat
-
-
-class Beat:
-    """Keeps the claim alive from a thread of its own, so that a slow ask or poll does not lose the job."""
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.request: Request | None = None
-        self._failure: Exception | None = None
-        self._stop = threading.Event()
-        self._started_at = time.monotonic()
-        self._before = claim.running_seconds()
-        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
-
-    def check(self) -> None:
-        """Raises what the beat has run into: LostClaim, or a database that stayed away."""
-        if self._failure is not None:
-            raise self._failure
-
-    def running_seconds(self) -> float:
-        return self._before + time.monotonic() - self._started_at
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        period = self.claim.lease.total_seconds() / 3
-        due = 0.0
-        while not self._stop.is_set():
-            try:
-                if time.monotonic() >= due:
-                    self.request = self.claim.beat()
-                    due = time.monotonic() + period
-                else:
-                    self.request = self.claim.requested()
-            except LostClaim as lost:
-                self._failure = lost
-                return
-            except OperationalError:
-                log.warning("job %s: the database does not answer; waiting", self.claim.job.id)
-            self._stop.wait(LOOK_SECONDS)
-
-
-@contextmanager
-def heartbeat(claim: Claim) -> Iterator[Beat]:
-    beat = Beat(claim)
-    beat.start()
-    try:
-        yield beat
-    finally:
-        beat.stop()

@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.exc import OperationalError
 
@@ -27,6 +29,7 @@ from workers.settings import WorkerSettings
 log = logging.getLogger("workers")
 
 IDLE_SECONDS = 1.0
+READY_SECONDS = 0.1
 REPORT_SECONDS = 5.0
 STOP_SECONDS = 8.0
 
@@ -34,7 +37,12 @@ STOP_SECONDS = 8.0
 @dataclass
 class _JobProcess:
     process: "subprocess.Popen[bytes]"
+    says_ready: int
+    """The end of a pipe that can be read once the process has imported what it needs."""
     claim: Claim | None = None
+
+    def ready(self) -> bool:
+        return bool(select.select([self.says_ready], [], [], 0)[0])
 
 
 class Worker:
@@ -50,6 +58,7 @@ class Worker:
         if not self.ray_address:
             choose_ray_secret()
         self.started_at = now()
+        self.reported_at: datetime | None = None
 
     def run(self) -> None:
         try:
@@ -68,10 +77,11 @@ class Worker:
         if self.spare is None:
             self.spare = self._start_process()
         claim = None
-        if len(self.running) < self.settings.worker_slots:
+        # claimed only once it can begin at once: a claim that waits may lapse
+        if self.spare.ready() and len(self.running) < self.settings.worker_slots:
             claim = self.store.claim(self.settings.worker_name, self.settings.lease)
         if claim is None:
-            self.store.signals.wait("jobs", IDLE_SECONDS)
+            self.store.signals.wait("jobs", IDLE_SECONDS if self.spare.ready() else READY_SECONDS)
         else:
             self._hand_over(claim)
 
@@ -81,6 +91,7 @@ class Worker:
             claim.beat()  # that took seconds; the lease begins now
         assert self.spare is not None
         process, self.spare = self.spare, None
+        os.close(process.says_ready)
         process.claim = claim
         self.running.append(process)
         order = {"job": claim.job.id, "attempt": claim.attempt, "ray_address": self.ray_address}
@@ -93,14 +104,18 @@ class Worker:
             pass  # it died while it waited: the next turn puts the job back
 
     def _start_process(self) -> _JobProcess:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        says_ready, ready = os.pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARCHSMITH_READY_FD": str(ready)}
         command = [sys.executable, "-m", "workers.job"]
-        return _JobProcess(subprocess.Popen(command, stdin=subprocess.PIPE, env=environment))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[ready])
+        os.close(ready)
+        return _JobProcess(process, says_ready)
 
     def _reap(self) -> None:
         """Puts the jobs of processes that died back in the queue."""
         if self.spare is not None and self.spare.process.poll() is not None:
             code = self.spare.process.returncode
+            os.close(self.spare.says_ready)
             self.spare = None
             self.stop.wait(IDLE_SECONDS)
             log.error("a job process ended with code %d before it had a job", code)
@@ -112,10 +127,9 @@ class Worker:
             )
 
     def _report(self) -> None:
-        seen = getattr(self, "_reported_at", None)
-        if seen is not None and (now() - seen).total_seconds() < REPORT_SECONDS:
+        if self.reported_at is not None and (now() - self.reported_at).total_seconds() < REPORT_SECONDS:
             return
-        self._reported_at = now()
+        self.reported_at = now()
         self.store.report_worker(
             WorkerRow(
                 name=self.settings.worker_name,
@@ -125,7 +139,7 @@ class Worker:
                 ray_address=self.ray_address,
                 resources={"jobs": [job.claim.job.id for job in self.running if job.claim]},
                 started_at=self.started_at,
-                seen_at=self._reported_at,
+                seen_at=self.reported_at,
             )
         )
 
