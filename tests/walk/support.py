@@ -1,0 +1,64 @@
+"""What the walk tests share: a small request, waiting, and looking at processes."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE_SECONDS = 180.0
+
+# Small enough for a test, and still all of it: training, sampling, RFID, files.
+TINY_SEARCH: dict[str, Any] = {
+    "kind": "search",
+    "method": "diffnas",
+    "space": "unet-8",
+    "dataset": "digits",
+    "constraints": {"macs": {"max": 4_500_000}},
+    "budget": {"evaluations": 6},
+    "config": {
+        "proposer": {"kind": "evolution", "population": 3, "sample": 2},
+        "evaluator": {"kind": "diffusion", "steps": 40, "batch": 16, "images": 32, "sampling_steps": 2},
+    },
+}
+
+
+def wait_for(question: Callable[[], Any], what: str) -> Any:
+    """Asks until the answer is true, and gives it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"no {what} within {PATIENCE_SECONDS:g} s")
+
+
+def processes(parent: int) -> list[int]:
+    """All living descendants of a process."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+    children: dict[int, list[int]] = {}
+    for line in listing.stdout.splitlines():
+        pid, ppid, state = line.split()
+        if not state.startswith("Z"):
+            children.setdefault(int(ppid), []).append(int(pid))
+    found: list[int] = []
+    todo = list(children.get(parent, []))
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def command(pid: int) -> bytes:
+    """The process's command line; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    return command(pid) != b""

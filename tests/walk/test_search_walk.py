@@ -1,0 +1,137 @@
+"""One search from the request to its result, and through every fault that a machine can have."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.client import ApiError, Client
+from tests.walk.support import TINY_SEARCH, alive, command, processes, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+def worker_pid(client: Client) -> int:
+    workers = wait_for(lambda: client._json("GET", "/v1/cluster"), "worker")
+    return int(workers[-1]["pid"])
+
+
+def events_of(client: Client, job_id: str) -> list[dict[str, Any]]:
+    return list(client.events(job_id))
+
+
+def completed(client: Client, job_id: str) -> int:
+    return int(client.job(job_id)["candidates"].get("completed", 0))
+
+
+def check_whole(client: Client, job_id: str, evaluations: int) -> None:
+    """Every candidate once, every event once, every completion told once."""
+    candidates = list(client.candidates(job_id))
+    assert [c["number"] for c in candidates] == list(range(1, evaluations + 1))
+    assert len({c["key"] for c in candidates}) == evaluations
+    assert {c["state"] for c in candidates} == {"completed"}
+    events = events_of(client, job_id)
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    ends = [event["candidate_id"] for event in events if event["kind"] == "candidate.completed"]
+    assert sorted(ends) == sorted(c["id"] for c in candidates)
+
+
+def test_a_search_over_rest_trains_scores_and_keeps_its_candidates(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    kinds = [event["kind"] for event in served.events(job["id"])]
+    assert kinds[0] == "job.queued"
+    assert kinds[-1] == "job.succeeded"
+    assert "candidate.progress" in kinds
+    check_whole(served, job["id"], 6)
+
+    candidates = list(served.candidates(job["id"]))
+    assert candidates[0]["origin"] == "baseline"
+    assert candidates[0]["metrics"]["rfid"] == 1.0
+    best = served.best(job["id"])
+    assert best["metrics"]["rfid"] == min(c["metrics"]["rfid"] for c in candidates)
+    detail = served.candidate(best["id"])
+    assert {a["name"] for a in detail["artifacts"]} == {"curve.json", "model.safetensors", "samples.png"}
+    assert [point["step"] for point in detail["curve"]] == sorted(p["step"] for p in detail["curve"])
+
+    again = served.submit({**TINY_SEARCH, "name": "the same search again"})
+    assert [e["kind"] for e in served.events(again["id"])][-1] == "job.succeeded"
+    reused = list(served.candidates(again["id"]))
+    assert [c["key"] for c in reused[:1]] == [candidates[0]["key"]]
+    known = {c["key"]: c for c in candidates}
+    for candidate in reused:  # what the first search paid for costs nothing now
+        if candidate["key"] in known:
+            assert candidate["reused_from"] == known[candidate["key"]]["id"]
+            assert candidate["metrics"] == known[candidate["key"]]["metrics"]
+            assert candidate["device_seconds"] == 0
+
+
+def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    wait_for(lambda: completed(served, job["id"]) >= 2, "second result")
+    before = {c["id"]: c["metrics"] for c in served.candidates(job["id"], state="completed")}
+    for pid in job_processes(served):
+        os.kill(pid, signal.SIGKILL)
+
+    wait_for(lambda: served.job(job["id"])["attempt"] >= 2, "second attempt")
+    wait_for(lambda: completed(served, job["id"]) >= 4, "fourth result")
+    worker = worker_pid(served)
+    descendants = processes(worker)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not any(alive(pid) for pid in descendants), "end of the lost worker's processes")
+
+    wait_for(lambda: served.job(job["id"])["state"] == "succeeded", "success")
+    check_whole(served, job["id"], 6)
+    after = {c["id"]: c["metrics"] for c in served.candidates(job["id"])}
+    assert {id_: after[id_] for id_ in before} == before  # finished work is never done again
+
+
+def job_processes(client: Client) -> list[int]:
+    """The processes that drive jobs, or wait for one: the worker's own Python children."""
+    return [pid for pid in processes(worker_pid(client)) if b"workers.job" in command(pid)]
+
+
+def actors(client: Client) -> list[int]:
+    """The processes of Ray that run a trial; idle ones are not named after an actor."""
+    titles = {pid: command(pid) for pid in processes(worker_pid(client))}
+    return [pid for pid, title in titles.items() if b"ray::" in title and b"IDLE" not in title]
+
+
+def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
+    driving = job_processes(served)
+    assert served.cancel(job["id"])["request"] == "cancel"
+    wait_for(lambda: served.job(job["id"])["state"] == "cancelled", "cancellation")
+    states = {c["state"] for c in served.candidates(job["id"])}
+    assert states <= {"completed", "stopped"}
+    assert served.cancel(job["id"])["state"] == "cancelled"
+    with pytest.raises(ApiError, match="not possible"):
+        served.resume(job["id"])
+    # the process that drove it is gone; what is left waits for another job
+    wait_for(lambda: len([pid for pid in driving if alive(pid)]) <= 1, "end of the job's process")
+    wait_for(lambda: not actors(served), "end of the job's actors")
+
+
+def test_a_paused_search_finishes_its_trials_and_goes_on_when_resumed(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
+    served.pause(job["id"])
+    wait_for(lambda: served.job(job["id"])["state"] == "paused", "pause")
+    assert {c["state"] for c in served.candidates(job["id"])} == {"completed"}
+    done = completed(served, job["id"])
+    served.resume(job["id"])
+    wait_for(lambda: served.job(job["id"])["state"] == "succeeded", "success")
+    assert done < 6
+    check_whole(served, job["id"], 6)
+
+
+def test_ending_the_server_leaves_no_process_behind(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
+    worker = worker_pid(served)
+    parent = int(Path(f"/proc/{worker}/stat").read_text().split()[3])
+    everything = [parent, worker, *processes(worker)]
+    os.kill(parent, signal.SIGTERM)
+    wait_for(lambda: not any(alive(pid) for pid in everything), "end of all processes")
