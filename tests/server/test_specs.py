@@ -1,0 +1,149 @@
+"""Job specifications: any JSON is one or is refused, and a complete one stays as it is."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from search_spaces import SPACES
+from server.store.datasets import DATASETS
+from server.store.methods import SEARCH_METHODS, TRAIN_METHODS, complete_search, complete_training
+from server.store.specs import JobSpec, SearchSpec, Spec, TrainSpec, canonical_json
+
+JOB: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+KINDS = ("search", "train")
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def subclasses(kind: type[Spec]) -> set[type[Spec]]:
+    return set(kind.__subclasses__()).union(*(subclasses(child) for child in kind.__subclasses__()))
+
+
+FIELDS = sorted({name for spec in subclasses(Spec) for name in spec.model_fields})
+# words that mean something somewhere, so that the draw gets past the first check
+WORDS = st.sampled_from(
+    [*KINDS, *SEARCH_METHODS, *TRAIN_METHODS, *SPACES, *DATASETS, "evolution", "llm", "cost"]
+)
+NEARLY = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=12,
+)
+PROPOSERS = st.fixed_dictionaries({}, optional={"kind": WORDS, "sample": st.integers(), "batch": JSON})
+EVALUATORS = st.fixed_dictionaries({}, optional={"kind": WORDS, "steps": st.integers(), "table": JSON})
+RECIPES = st.fixed_dictionaries({}, optional={"kind": WORDS, "steps": st.integers(), "batch": JSON})
+ARCHITECTURES = st.fixed_dictionaries(
+    {}, optional={"job": JSON, "named": WORDS | JSON, "space": WORDS | JSON, "key": JSON, "options": JSON}
+)
+CONFIGS = st.fixed_dictionaries(
+    {}, optional={"proposer": PROPOSERS, "evaluator": EVALUATORS, "recipe": RECIPES, "trials": NEARLY}
+)
+COMMON = {
+    "space": st.sampled_from(sorted(SPACES)) | JSON,
+    "dataset": st.sampled_from(sorted(DATASETS)) | JSON,
+    "seed": st.integers(-1, 3) | JSON,
+    "architecture": ARCHITECTURES | JSON,
+    "objectives": NEARLY,
+    "constraints": NEARLY,
+    "budget": NEARLY,
+    "config": CONFIGS | JSON,
+}
+
+
+def requests_of(kind: str, methods: Collection[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Requests of a kind with a method that exists, and any of the other fields, right or wrong."""
+    given = {"kind": st.just(kind), "method": st.sampled_from(sorted(methods))}
+    few = st.sets(st.sampled_from(sorted(COMMON)), max_size=3)
+    return few.flatmap(
+        lambda names: st.fixed_dictionaries({**given, **{n: COMMON[n] for n in sorted(names)}})
+    )
+
+
+REQUESTS = requests_of("search", SEARCH_METHODS) | requests_of("train", TRAIN_METHODS)
+
+
+def read(request: Any) -> Spec | None:
+    """The specification of a request, or None where it is refused. Nothing else may happen."""
+    try:
+        spec: Spec = JOB.validate_python(request)
+    except ValidationError:
+        return None
+    return spec
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON | NEARLY)
+def test_any_json_is_a_specification_or_a_refusal(request: Any) -> None:
+    read(request)
+
+
+@settings(max_examples=400, deadline=None)
+@given(REQUESTS)
+def test_what_is_nearly_a_request_is_a_specification_or_a_refusal(request: dict[str, Any]) -> None:
+    spec = read(request)
+    if spec is not None:
+        assert_complete(spec)
+
+
+def assert_complete(spec: Spec) -> None:
+    """Reading it again changes nothing, neither from Python nor from JSON; and JSON can hold all of it."""
+    dumped = spec.model_dump(mode="json")
+    assert JOB.validate_python(dumped) == spec
+    assert JOB.validate_json(json.dumps(dumped, allow_nan=False)) == spec
+    complete = complete_search if isinstance(spec, SearchSpec) else complete_training
+    assert complete(dumped) == dumped
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("method", SEARCH_METHODS)
+def test_every_method_searches_every_space_or_says_why_not(method: str, space: str) -> None:
+    try:
+        spec = SearchSpec.model_validate({"method": method, "space": space})
+    except ValidationError as refusal:
+        (error,) = refusal.errors()
+        assert space in error["msg"]
+    else:
+        assert_complete(spec)
+
+
+@pytest.mark.parametrize("method", TRAIN_METHODS)
+def test_every_training_method_is_complete_by_its_name_alone(method: str) -> None:
+    assert_complete(TrainSpec.model_validate({"method": method}))
+
+
+def test_a_request_without_a_kind_is_a_search() -> None:
+    assert read({}) == SearchSpec.model_validate({})
+
+
+def test_completing_leaves_what_was_given() -> None:
+    given = {"config": {"proposer": {"population": 7}, "evaluator": {"steps": 3}, "trials": {"parallel": 1}}}
+    spec = SearchSpec.model_validate(given)
+    assert spec.config.proposer.model_dump()["population"] == 7
+    assert spec.config.evaluator.model_dump()["steps"] == 3
+    assert spec.config.trials.parallel == 1
+
+
+def test_another_kind_of_proposer_starts_from_its_own_defaults() -> None:
+    spec = SearchSpec.model_validate({"method": "diffnas", "config": {"proposer": {"kind": "evolution"}}})
+    assert spec.config.proposer.kind == "evolution"
+
+
+def test_equal_values_have_equal_canonical_text() -> None:
+    assert canonical_json({"b": 1, "a": [1.0, None]}) == canonical_json({"a": [1.0, None], "b": 1})
+
+
+@given(st.floats(), st.floats())
+def test_a_range_is_refused_when_it_holds_nothing(low: float, high: float) -> None:
+    request = {"constraints": {"latency_ms": {"min": low, "max": high}}}
+    spec = read(request)
+    assert (spec is not None) == (low <= high and abs(low) != float("inf") and abs(high) != float("inf"))
