@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 from random import Random
 
-from search_spaces.space import Architecture, InvalidArchitecture
+from search_spaces.space import Architecture, Genes, InvalidArchitecture
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem
 
@@ -48,6 +48,18 @@ class Region:
 
     # ---------------------------------------------------------------- what is inside
 
+    def point(self, genes: Genes) -> Architecture | None:
+        """The architecture of a code, within the limits or not; None where the space rules it out."""
+        try:
+            return self.space.architecture(genes)
+        except InvalidArchitecture:
+            return None
+
+    @property
+    def whole(self) -> Genes:
+        """The code of the largest network, whether the space allows it or not."""
+        return self.space.largest_genes or tuple(len(choice.options) - 1 for choice in self.space.choices)
+
     def _excess(self, arch: Architecture) -> float:
         """How far outside the limits, summed over them; 0 inside."""
         return sum(map(abs, self.problem.excess(arch).values()))
@@ -60,7 +72,7 @@ class Region:
     def all(self) -> tuple[Architecture, ...]:
         """Every feasible architecture of an enumerable space, in code order."""
         codes = product(*(range(len(choice.options)) for choice in self.space.choices))
-        points = dict.fromkeys(arch for genes in codes if (arch := self._point(genes)) is not None)
+        points = dict.fromkeys(arch for genes in codes if (arch := self.point(genes)) is not None)
         return tuple(arch for arch in points if not self.excess(arch))
 
     def largest(self, rng: Random) -> Architecture | None:
@@ -68,6 +80,24 @@ class Region:
         try:
             return self.walk(self.space.largest, rng)
         except InvalidArchitecture:  # the last options may not go together
+            return None
+
+    def some(self, count: int, rng: Random) -> tuple[Architecture, ...]:
+        """Points from all over the space, within the limits or not; evenly spread where it can be listed."""
+        if self.enumerable and self.all:
+            return self.all[:: max(1, len(self.all) // count)]
+        drawn = (self.glimpse(rng) for _ in range(count))
+        return tuple(arch for arch in drawn if arch is not None)
+
+    def baseline(self, rng: Random) -> Architecture | None:
+        """The published reference point, or what a walk from it into the limits ends at."""
+        return None if self.space.baseline is None else self.walk(self.space.baseline, rng)
+
+    def glimpse(self, rng: Random) -> Architecture | None:
+        """A uniform draw, within the limits or not; None where the space rules out nearly all its codes."""
+        try:
+            return self.space.sample(rng)
+        except InvalidArchitecture:
             return None
 
     # ---------------------------------------------------------------- one change
@@ -88,13 +118,13 @@ class Region:
         else:
             gene = rng.randrange(len(options) - 1)
             gene += gene >= old
-        other = self._point((*arch.genes[:position], gene, *arch.genes[position + 1 :]))
+        other = self.point((*arch.genes[:position], gene, *arch.genes[position + 1 :]))
         return None if other == arch else other
 
     def crossed(self, left: Architecture, right: Architecture, rng: Random) -> Architecture | None:
         """Uniform crossover. May be infeasible; None where the code so made is ruled out."""
         pairs = zip(left.genes, right.genes, strict=True)
-        return self._point(tuple(rng.choice(pair) for pair in pairs))
+        return self.point(tuple(rng.choice(pair) for pair in pairs))
 
     def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
         """The feasible points one gene away."""
@@ -120,7 +150,7 @@ class Region:
         None where nothing is left, or no feasible point was found within the bounds above.
         """
         for _ in range(DRAWS):
-            arch = self._sample(rng)
+            arch = self.glimpse(rng)
             if arch is not None and arch not in taken and not self.excess(arch):
                 return arch
         if self.enumerable:
@@ -152,26 +182,11 @@ class Region:
 
     def _starts(self, rng: Random) -> Iterator[Architecture]:
         for _ in range(WALKS):
-            arch = self._sample(rng)
+            arch = self.glimpse(rng)
             if arch is not None:
                 yield arch
-        ends = (
-            tuple(len(choice.options) - 1 for choice in self.space.choices),
-            (0,) * len(self.space.choices),
-        )
-        yield from (arch for genes in ends if (arch := self._point(genes)) is not None)
-
-    def _sample(self, rng: Random) -> Architecture | None:
-        try:
-            return self.space.sample(rng)
-        except InvalidArchitecture:
-            return None
-
-    def _point(self, genes: tuple[int, ...]) -> Architecture | None:
-        try:
-            return self.space.architecture(genes)
-        except InvalidArchitecture:
-            return None
+        ends = (self.whole, (0,) * len(self.space.choices))
+        yield from (arch for genes in ends if (arch := self.point(genes)) is not None)
 
 
 def _ordered(options: tuple[object, ...]) -> bool:
