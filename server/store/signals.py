@@ -7,6 +7,7 @@ from typing import Protocol
 import redis
 
 POLL_SECONDS = 0.2
+AWAY_SECONDS = 5.0  # how long a Redis that failed is not written to
 
 
 class Signals(Protocol):
@@ -41,12 +42,15 @@ class RedisSignals:
         self._seen: dict[str, int] = {}
         self._listening = False
         self._listener: threading.Thread | None = None
+        self._away_until = 0.0
 
     def notify(self, topic: str) -> None:
+        if time.monotonic() < self._away_until:
+            return  # a host that is gone takes seconds to fail, and every write of the store comes by here
         try:
             self._redis.publish(f"archsmith:{topic}", "")
         except redis.RedisError:
-            pass  # waiters poll meanwhile
+            self._away_until = time.monotonic() + AWAY_SECONDS  # waiters poll meanwhile
 
     def wait(self, topic: str, timeout: float) -> None:
         self._start_listening()
