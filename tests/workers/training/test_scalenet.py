@@ -241,7 +241,8 @@ def test_the_same_seed_gives_the_same_loss() -> None:
     def loss() -> float:
         training = method()
         torch.manual_seed(7)
-        return training(batch(), Clock(0, 10, 0)).loss.item()
+        value: float = training(batch(), Clock(0, 10, 0)).loss.item()
+        return value
 
     assert loss() == loss()
 
