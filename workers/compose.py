@@ -8,9 +8,11 @@ from search_spaces.space import Architecture
 from server.store import views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
-from server.store.specs import JobSpec, PickedArchitecture, ResourcesSpec, SearchSpec, TrainSpec
+from server.store.specs import JobSpec, LLMProposer, PickedArchitecture, ResourcesSpec, SearchSpec, TrainSpec
 from server.store.tables import Candidate
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
+from workers.journal import StoreJournal
+from workers.llm import LanguageModel, LLMBudget
 from workers.loop import Search
 from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
@@ -39,15 +41,41 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.trials.timeout_s,
     )
+    talks = isinstance(spec.config.proposer, LLMProposer)
     problem = Problem(space, spec.constraints.limits(), setup.objectives)
     return Search(
         spec=spec,
         space=space,
-        proposer=make_proposer(spec.config.proposer, problem),
+        proposer=make_proposer(
+            spec.config.proposer,
+            problem,
+            model=_language_model(settings) if talks else None,
+            journal=StoreJournal(claim) if talks else None,
+            budget=LLMBudget(spec.budget.llm_tokens, spec.budget.llm_cost_usd),
+        ),
         executor=_make_executor(spec, settings),
         setup=setup,
         signature=f"{evaluator_of(setup).signature}/seed{spec.seed}",
         trains=needs_ray(spec),
+        slow_proposer=talks,
+    )
+
+
+def _language_model(settings: WorkerSettings) -> LanguageModel | None:
+    if not settings.llm_model:
+        return None
+    from workers.openai_model import Endpoint, OpenAIModel  # a second of imports, for those who need it
+
+    where = {"base_url": settings.llm_base_url} if settings.llm_base_url else {}
+    return OpenAIModel(
+        Endpoint(
+            model=settings.llm_model,
+            api_key=settings.llm_api_key,
+            timeout_s=settings.llm_timeout_s,
+            prompt_usd_per_million=settings.llm_price_prompt,
+            completion_usd_per_million=settings.llm_price_completion,
+            **where,
+        )
     )
 
 

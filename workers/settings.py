@@ -26,9 +26,10 @@ class WorkerSettings(StoreSettings):
     """Published Inception weights for FID; without them a classifier trained on the data set serves."""
 
     llm_base_url: str = ""
-    """An OpenAI-compatible endpoint; empty for none, and evolution proposes instead."""
+    """An OpenAI-compatible endpoint; empty for OpenAI's own."""
     llm_api_key: SecretStr = SecretStr("")
     llm_model: str = ""
+    """Name of the model; empty for none, and evolution proposes instead."""
     llm_timeout_s: float = Field(60.0, gt=0)
     llm_price_prompt: float = Field(0.0, ge=0)
     """US dollars per million prompt tokens."""

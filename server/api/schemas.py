@@ -117,7 +117,9 @@ class LLMCallView(View):
     model: str
     messages: list[Any]
     reply: str | None
-    outcome: str
+    error: str
+    outcome: dict[str, Any] | None
+    """`accepted`: the architectures taken from the reply; `rejected`: what was refused, and why."""
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float

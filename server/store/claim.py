@@ -212,9 +212,9 @@ class Claim:
     def llm_calls(self) -> list[LLMCall]:
         return self.store.llm_calls(self.job.id)
 
-    def add_llm_call(self, call: LLMCall) -> None:
-        data = {"call": call.id, "purpose": call.purpose, "model": call.model}
-        with self._writing([NewEvent("llm.called", data)]) as session:
+    def keep_llm_call(self, call: LLMCall, *events: NewEvent) -> None:
+        """Writes a call, or what has become of it, with the events that tell of it."""
+        with self._writing(events) as session:
             session.merge(call)
 
     # ---------------------------------------------------------------- the end

@@ -168,7 +168,12 @@ class Artifact(Table):
 
 
 class LLMCall(Table):
-    """One call of a language model. `key` is the hash of everything that was sent."""
+    """One call of a language model, on record before it is sent.
+
+    `key` is the hash of what was asked, of whom and in which turn; `estimate` what the call was expected to
+    take at most (`tokens`, `cost_usd`), which counts as spent while it has no end; `outcome` what came of the
+    reply (`accepted` keys, `rejected` proposals with their reasons).
+    """
 
     __tablename__ = "llm_calls"
 
@@ -179,7 +184,12 @@ class LLMCall(Table):
     model: Mapped[str] = mapped_column(String(100))
     messages: Mapped[list[Any]]
     reply: Mapped[str | None] = mapped_column(Text)
-    outcome: Mapped[str] = mapped_column(Text, default="")
+    error: Mapped[str] = mapped_column(Text, default="")
+    outcome: Mapped[dict[str, Any] | None]
+    turn: Mapped[int] = mapped_column(default=0)
+    told: Mapped[int] = mapped_column(default=0)
+    digest: Mapped[str] = mapped_column(String(64), default="")
+    estimate: Mapped[dict[str, Any]]
     prompt_tokens: Mapped[int] = mapped_column(default=0)
     completion_tokens: Mapped[int] = mapped_column(default=0)
     cost_usd: Mapped[float] = mapped_column(default=0.0)
