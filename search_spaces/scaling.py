@@ -716,7 +716,7 @@ SCALENET_64 = ScalingPlan(
     about="ScaleNet in small, for 64x64 images rendered at 40 to 70 pixels: three stages of inverted "
     "residuals with squeeze-and-excitation, kernels 3, 5 or 7.",
 )
-"""Of the small plans' random bases about two in five are valid, and so are most of their strategies."""
+"""Of the small plans' bases two to three in five are valid, and of those most strategies of every stage."""
 
 PLANS: Mapping[str, ScalingPlan] = MappingProxyType(
     {plan.name: plan for plan in (SCALENET, SCALENET_8, SCALENET_32, SCALENET_64)}
