@@ -14,7 +14,7 @@ def model() -> Inception:
 
 
 def test_the_parameters_are_those_of_inception_v3_with_1008_classes(model: Inception) -> None:
-    """23,834,568 with 1,000 classes and no auxiliary head; eight more classes have 2,048 weights and a bias."""
+    """23,834,568 with 1,000 classes and no auxiliary head; and eight more rows of 2,048 weights and bias."""
     assert sum(weight.numel() for weight in model.parameters()) == 23_834_568 + 8 * 2049
 
 

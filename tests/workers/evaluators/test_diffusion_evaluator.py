@@ -26,8 +26,10 @@ SMALL = SPACE.architecture((0,) * len(SPACE.choices))
 FAST = DiffusionEvaluation(steps=3, batch=16, images=32, sampling_steps=5)
 
 
-def evaluator(cache: Path, spec: DiffusionEvaluation = FAST, **options: Path | None) -> DiffusionEvaluator:
-    made = make_evaluator(spec, SPACE, "digits", cache=cache, **{"data_root": None, **options})
+def evaluator(
+    cache: Path, spec: DiffusionEvaluation = FAST, *, data_root: Path | None = None
+) -> DiffusionEvaluator:
+    made = make_evaluator(spec, SPACE, "digits", data_root=data_root, cache=cache)
     assert isinstance(made, DiffusionEvaluator)
     return made
 

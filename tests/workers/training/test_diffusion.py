@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from typing import Literal
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_the_loss_of_an_untrained_network_is_one() -> None:
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "min-snr", "p2"])
-def test_the_simple_loss_is_the_plain_loop(weighting: str) -> None:
+def test_the_simple_loss_is_the_plain_loop(weighting: Literal["uniform", "min-snr", "p2"]) -> None:
     model = awake(tiny())
     method = Diffusion(model, timesteps=100, weighting=weighting, learned_variance=False)
     torch.manual_seed(5)
@@ -141,6 +142,7 @@ def test_the_bound_teaches_the_variance_and_not_the_mean() -> None:
     start, t = levels(), torch.tensor([0, 1, 2, 10, 30, 49])
     noisy = process.noised(start, t, torch.randn_like(start))
     variational_bound(process, out, start, noisy, t, peak=16).sum().backward()
+    assert out.grad is not None
     assert torch.equal(out.grad[:, 0], torch.zeros(6, 4, 4))
     assert bool((out.grad[:, 1].abs().sum((1, 2)) > 0).all())
 
@@ -229,7 +231,9 @@ def test_a_uniform_draw_has_no_weights() -> None:
 
 @pytest.mark.parametrize("draws", ["uniform", "loss-second-moment"])
 @pytest.mark.parametrize("learned", [False, True])
-def test_the_state_is_the_whole_of_the_method(draws: str, learned: bool) -> None:
+def test_the_state_is_the_whole_of_the_method(
+    draws: Literal["uniform", "loss-second-moment"], learned: bool
+) -> None:
     def make() -> Diffusion:
         return Diffusion(awake(tiny(learned)), timesteps=4, draws=draws, learned_variance=learned, peak=16)
 

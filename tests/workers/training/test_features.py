@@ -11,6 +11,7 @@ from workers.training import features
 from workers.training.data import ImageData, Images, load
 from workers.training.features import (
     FeatureNetwork,
+    SmallClassifier,
     WeightsUnusable,
     classifier_features,
     inception_features,
@@ -68,9 +69,9 @@ def test_other_images_of_the_same_name_get_another_network(tmp_path: Path) -> No
 def test_of_several_that_need_it_at_once_one_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainings, train = [], features._train
 
-    def counted(*arguments: object) -> None:
+    def counted(model: SmallClassifier, data: ImageData) -> None:
         trainings.append(1)
-        train(*arguments)
+        train(model, data)
 
     monkeypatch.setattr(features, "_train", counted)
     with ThreadPoolExecutor(4) as pool:

@@ -90,7 +90,7 @@ def test_the_loop_is_the_plain_one() -> None:
         norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
         with torch.no_grad():
             for weight, gradient in zip(plain.model.parameters(), gradients, strict=True):
-                weight -= 0.1 * schedule(step) * gradient * min(1.0, 0.5 / (norm + 1e-6))
+                weight.sub_(0.1 * schedule(step) * gradient * min(1.0, 0.5 / (norm + 1e-6)))
     for ours, theirs in zip(method.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 

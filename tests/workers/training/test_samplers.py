@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.training.noise import make_process
-from workers.training.samplers import ancestral, ddim
+from workers.training.samplers import Network, ancestral, ddim
 
 SHAPE = (4, 1, 3, 3)
 
@@ -41,7 +41,7 @@ def test_ddim_agrees_with_diffusers(steps: int) -> None:
 @pytest.mark.parametrize(
     ("network", "variance"), [(wavy, "fixed_small"), (wavy_with_variance, "learned_range")]
 )
-def test_the_ancestral_sampler_agrees_with_diffusers(network: object, variance: str) -> None:
+def test_the_ancestral_sampler_agrees_with_diffusers(network: Network, variance: str) -> None:
     process = make_process("linear", 50)
     scheduler = diffusers.DDPMScheduler(
         num_train_timesteps=50, trained_betas=process.betas.numpy(), variance_type=variance
