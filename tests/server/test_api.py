@@ -25,7 +25,9 @@ CHEAP = {"kind": "search", "config": {"evaluator": {"kind": "cost"}}}  # a reque
 SPACE = SPACES["unet-8"]
 
 
-def submit(client: TestClient, request: Mapping[str, Any] = CHEAP, **headers: str) -> dict[str, Any]:
+def submit(
+    client: TestClient, request: Mapping[str, Any] = CHEAP, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     answer = client.post("/v1/jobs", json=request, headers=headers)
     assert answer.status_code == 201, answer.text
     job: dict[str, Any] = answer.json()
@@ -101,7 +103,7 @@ def test_the_same_submission_with_the_same_key_is_one_job(client: TestClient) ->
 
 
 def test_the_same_key_with_another_request_is_a_conflict(client: TestClient) -> None:
-    job = submit(client, **{"Idempotency-Key": "a key"})
+    job = submit(client, headers={"Idempotency-Key": "a key"})
     answer = client.post("/v1/jobs", json={**CHEAP, "seed": 1}, headers={"Idempotency-Key": "a key"})
     assert_problem(answer, 409, "a key", job["id"])
 
@@ -406,15 +408,16 @@ def test_candidates_are_filtered_by_state_and_counted(client: TestClient, search
 def test_calls_of_the_language_model_are_shown(client: TestClient) -> None:
     job, worker = submit(client), claim(client)
     messages = [{"role": "user", "content": "<b>propose</b>"}]
-    worker.add_llm_call(
+    outcome = {"accepted": [], "rejected": [{"reason": "prose", "architecture": ""}]}
+    worker.keep_llm_call(
         LLMCall(
             id=new_id(), job_id=job["id"], key="k", purpose="propose", model="m", messages=messages,
-            reply="no", outcome="rejected", prompt_tokens=3, completion_tokens=1, cost_usd=0.5,
+            reply="no", outcome=outcome, estimate={}, prompt_tokens=3, completion_tokens=1, cost_usd=0.5,
             latency_s=0.1, created_at=now(),
         )
     )  # fmt: skip
     (call,) = client.get(f"/v1/jobs/{job['id']}/llm-calls").json()["items"]
-    assert (call["messages"], call["reply"], call["outcome"]) == (messages, "no", "rejected")
+    assert (call["messages"], call["reply"], call["outcome"]) == (messages, "no", outcome)
 
 
 # -------------------------------------------------------------------- files
