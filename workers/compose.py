@@ -40,6 +40,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         device=settings.device,
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.trials.timeout_s,
+        leaves_files=needs_ray(spec),
     )
     talks = isinstance(spec.config.proposer, LLMProposer)
     problem = Problem(space, spec.constraints.limits(), setup.objectives)

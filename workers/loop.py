@@ -6,12 +6,13 @@ any point goes on from them: finished evaluations are read back, those in flight
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from search_spaces.space import Architecture, Cost, SearchSpace
+from server.store import views
 from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.specs import SearchSpec
 from server.store.states import CandidateState, JobState, Request
@@ -117,6 +118,8 @@ class _Loop:
                     if self.beat.request is Request.PAUSE:
                         return JobState.PAUSED, ""
                     return JobState.SUCCEEDED, over or "the space holds nothing more to try"
+                if self.asked is not None and not self.state.flying:
+                    wait([self.asked], timeout=POLL_SECONDS)
                 self._listen()
                 self._flush_if_due()
         finally:
@@ -125,19 +128,17 @@ class _Loop:
     # ---------------------------------------------------------------- ask
 
     def _propose(self) -> None:
-        if self._begin_baseline():
+        if self._begin_baseline() or (self.spec.config.baseline and not self.state.reference):
             return
-        waiting_for_baseline = self.spec.config.baseline and not self.state.reference
         free = min(self.slots - len(self.state.flying), self.spec.budget.evaluations - self.state.begun)
-        if waiting_for_baseline or free <= 0:
-            return
         if self.search.slow_proposer:
             self._ask_ahead(free)
-        else:
+        elif free > 0:
             self.ready = self._ask(free, self.state.memory)
             self.state.exhausted = not self.ready
-        self._begin(self.ready[:free])
-        self.ready = self.ready[free:]
+        if free > 0 and self.ready:
+            self._begin(self.ready[:free])
+            self.ready = self.ready[free:]
 
     def _ask(self, count: int, memory: SearchMemory) -> list[Proposal]:
         # A function of the record: a search that continues after a crash asks the same question again.
@@ -145,15 +146,17 @@ class _Loop:
         return self.search.proposer.ask(memory, count, rng)
 
     def _ask_ahead(self, free: int) -> None:
-        """Keeps one answer of a slow proposer in stock, so that devices do not wait for it."""
+        """Asks in a thread. Where trials train, an answer is kept in stock: no device waits for it."""
         if self.asked is not None and self.asked.done():
             fresh = [p for p in self.asked.result() if not self.state.memory.seen(p.arch)]
             self.state.exhausted = not fresh and not self.ready
             self.ready += fresh
             self.asked = None
-        if self.asked is None and len(self.ready) <= free and not self.state.exhausted:
+        stock = self.slots if self.search.trains else 0
+        wanted = min(free + stock, self.spec.budget.evaluations - self.state.begun) - len(self.ready)
+        if self.asked is None and wanted > 0 and not self.state.exhausted:
             memory = self.state.memory.asked(*(proposal.arch for proposal in self.ready))
-            self.asked = self.asks.submit(self._ask, max(1, self.slots), memory)
+            self.asked = self.asks.submit(self._ask, wanted, memory)
 
     def _begin_baseline(self) -> bool:
         baseline = self.search.space.baseline
@@ -271,6 +274,7 @@ class _Loop:
 
     def _end(self, flight: _Flight, outcome: Outcome) -> None:
         del self.state.flying[flight.id]
+        self.state.exhausted = False  # a proposer may know more to try now
         self.ended.append(outcome)
         _remember(self.state, self.spec, _attempt(flight.arch, flight.cost, flight.origin, outcome))
         self.state.device_seconds += outcome.device_seconds
@@ -369,8 +373,7 @@ def _violation(spec: SearchSpec, metrics: dict[str, float]) -> float:
 
 def _result(claim: Claim) -> dict[str, Any]:
     """The incumbent, for the job's row."""
-    scored = [row for row in claim.candidates() if row.score is not None]
-    best = min(scored, key=lambda row: (row.violation, -(row.score or 0.0), row.number), default=None)
+    best = views.best(claim.store, claim.job.id)
     if best is None:
         return {"best": None}
     return {"best": best.id, "metrics": best.metrics, "key": best.key}
