@@ -299,6 +299,17 @@ def _own(space: SearchSpace, name: str, root: Path, protocol: Protocol) -> Table
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise TableUnavailable(f"table {name!r}: there is none of {', '.join(map(str, paths))}")
+    return _read(space, name, path, protocol)
+
+
+def read_table(space: SearchSpace, path: Path, *, protocol: Protocol = "published") -> Table:
+    """The operator's own table in this file, wherever it lies. Raises TableUnavailable."""
+    if path.suffix not in READERS:
+        raise TableUnavailable(f"{path}: a table's file ends in {', '.join(READERS)}")
+    return _read(space, path.stem, path, protocol)
+
+
+def _read(space: SearchSpace, name: str, path: Path, protocol: Protocol) -> Table:
     try:
         return _own_table(space, name, path, protocol)
     except TableUnavailable:

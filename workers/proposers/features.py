@@ -7,14 +7,13 @@ numbering), so the scale is what they cost.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.space import Architecture, Cost
-from workers.proposers.region import KNOWN_COSTS, Region
+from workers.proposers.region import Region, counter
 
 Array = NDArray[np.float64]
 
@@ -76,13 +75,13 @@ class FeatureMap:
     def __init__(self, region: Region) -> None:
         self._space = region.space
         self._region = region
-        self._log_cost = lru_cache(maxsize=KNOWN_COSTS)(self._logarithms)
+        self._cost = counter(region.space)
         self.options = np.array([len(choice.options) for choice in self._space.choices])
         self._offsets = np.concatenate(([0], np.cumsum(self.options)[:-1]))
         self._kinds = self._kind_of_option()
         self._places = self._places_by_cost()
         self._grades = self._grades_of_options()
-        sizes = np.array([self._log_cost(arch) for arch in region.some(SIZED, Random(0))])
+        sizes = np.array([self._logarithms(arch) for arch in region.some(SIZED, Random(0))])
         self._centre = sizes.mean(axis=0)
         spread = sizes.std(axis=0)
         self._spread = np.where(spread > 1e-9, spread, 1.0)
@@ -93,7 +92,7 @@ class FeatureMap:
         places = genes + self._offsets
         chosen = np.zeros((rows, int(self.options.sum())))
         chosen[np.arange(rows)[:, None], places] = 1.0
-        sizes = np.array([self._log_cost(arch) for arch in archs]).reshape(rows, 2)
+        sizes = np.array([self._logarithms(arch) for arch in archs]).reshape(rows, 2)
         return Features(
             self.options,
             chosen,
@@ -104,7 +103,7 @@ class FeatureMap:
         )
 
     def _logarithms(self, arch: Architecture) -> tuple[float, float]:
-        cost: Cost = self._space.cost_of(arch)
+        cost = self._cost(arch)
         return math.log1p(cost.params), math.log1p(cost.macs)
 
     def _kind_of_option(self) -> Array:
@@ -143,5 +142,5 @@ class FeatureMap:
     def _place_cost(self, code: tuple[int, ...]) -> tuple[int, int]:
         """MACs, then parameters; 0 for a code that is ruled out."""
         arch = self._region.point(code)
-        cost = Cost(0, 0) if arch is None else self._space.cost_of(arch)
+        cost = Cost(0, 0) if arch is None else self._cost(arch)
         return cost.macs, cost.params

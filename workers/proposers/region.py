@@ -3,12 +3,12 @@
 Every proposer stands on these few functions, so that limits and duplicates are answered in one place.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cached_property, lru_cache
 from itertools import product
 from random import Random
 
-from search_spaces.space import Architecture, Genes, InvalidArchitecture
+from search_spaces.space import Architecture, Cost, Genes, InvalidArchitecture, SearchSpace
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem
 
@@ -18,6 +18,7 @@ WALKS = 8  # restarts of a walk into the feasible part
 STRIDES = 400  # single-gene changes tried in one walk
 CHILDREN = 50  # changes tried from one parent before giving it up
 KNOWN_COSTS = 65_536  # architectures whose cost is not counted twice
+SPACES_KEPT = 4  # spaces whose list and costs outlive a proposer
 
 
 class Taken:
@@ -50,10 +51,7 @@ class Region:
 
     def point(self, genes: Genes) -> Architecture | None:
         """The architecture of a code, within the limits or not; None where the space rules it out."""
-        try:
-            return self.space.architecture(genes)
-        except InvalidArchitecture:
-            return None
+        return _point(self.space, genes)
 
     @property
     def whole(self) -> Genes:
@@ -71,9 +69,8 @@ class Region:
     @cached_property
     def all(self) -> tuple[Architecture, ...]:
         """Every feasible architecture of an enumerable space, in code order."""
-        codes = product(*(range(len(choice.options)) for choice in self.space.choices))
-        points = dict.fromkeys(arch for genes in codes if (arch := self.point(genes)) is not None)
-        return tuple(arch for arch in points if not self.excess(arch))
+        points = every(self.space)
+        return tuple(arch for arch in points if not self.excess(arch)) if self.problem.limits else points
 
     def largest(self, rng: Random) -> Architecture | None:
         """The space's largest point, or what a walk from it into the limits ends at."""
@@ -187,6 +184,26 @@ class Region:
                 yield arch
         ends = (self.whole, (0,) * len(self.space.choices))
         yield from (arch for genes in ends if (arch := self.point(genes)) is not None)
+
+
+@lru_cache(maxsize=SPACES_KEPT)
+def every(space: SearchSpace) -> tuple[Architecture, ...]:
+    """All architectures of an enumerable space, in the order of their first code."""
+    codes = product(*(range(len(choice.options)) for choice in space.choices))
+    return tuple(dict.fromkeys(arch for genes in codes if (arch := _point(space, genes)) is not None))
+
+
+@lru_cache(maxsize=SPACES_KEPT)
+def counter(space: SearchSpace) -> Callable[[Architecture], Cost]:
+    """The space's own count of parameters and MACs, remembered."""
+    return lru_cache(maxsize=KNOWN_COSTS)(space.cost_of)
+
+
+def _point(space: SearchSpace, genes: Genes) -> Architecture | None:
+    try:
+        return space.architecture(genes)
+    except InvalidArchitecture:
+        return None
 
 
 def _ordered(options: tuple[object, ...]) -> bool:
