@@ -3,7 +3,7 @@
 RFID is our reading of DiffNAS's proxy (arXiv 2310.04750), whose definition is not public: the Frechet
 distance of a few samples, drawn by few DDIM steps after short training, relative to the baseline's under
 the same protocol. Candidates share what can be shared: the noise that is sampled from, and for a seed the
-batches, time-steps and noise of the training.
+batches of the training and, among networks without dropout, its time-steps and noise.
 """
 
 import hashlib
