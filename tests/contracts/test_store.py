@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -68,7 +68,14 @@ def an_outcome(candidate_id: str, score: float = 1.0) -> Outcome:
 
 def an_llm_call(job_id: str) -> LLMCall:
     return LLMCall(
-        id=new_id(), job_id=job_id, key="k", purpose="propose", model="m", messages=[], created_at=now()
+        id=new_id(),
+        job_id=job_id,
+        key="k",
+        purpose="propose",
+        model="m",
+        messages=[],
+        estimate={},
+        created_at=now(),
     )
 
 
@@ -320,7 +327,7 @@ class StoreMachine(RuleBasedStateMachine):
 def test_every_move_is_allowed_or_refused_as_the_table_of_moves_says(store: Store) -> None:
     run_state_machine_as_test(
         partial(StoreMachine, store),  # type: ignore[arg-type]  # any factory will do
-        settings=settings(max_examples=25, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=20, stateful_step_count=25, deadline=None),
     )
 
 
@@ -407,7 +414,9 @@ WRITES: dict[str, Callable[[Claim, str], object]] = {
     "record": lambda claim, c: claim.record([a_candidate("unet-8:9")], [an_outcome(c)], 2),
     "retry": lambda claim, candidate: claim.retry(candidate, "again"),
     "report": lambda claim, candidate: claim.report(candidate, 1, {"loss": 1.0}),
-    "add_llm_call": lambda claim, _: claim.add_llm_call(an_llm_call(claim.job.id)),
+    "keep": lambda claim, candidate: claim.keep(candidate, [a_file()]),
+    "saved": lambda claim, candidate: claim.saved(candidate, 1),
+    "keep_llm_call": lambda claim, _: claim.keep_llm_call(an_llm_call(claim.job.id)),
     "finish": lambda claim, _: claim.finish(JobState.SUCCEEDED, files=[a_file()]),
     "release": lambda claim, _: claim.release("its worker stopped"),
 }
@@ -602,6 +611,27 @@ def test_an_outcome_comes_with_its_files(store: Store) -> None:
     assert (artifact.name, artifact.path) == ("best.json", "job/best.json")
 
 
+def test_a_file_kept_again_takes_the_place_of_the_one_of_its_name(store: Store) -> None:
+    claim = claimed(store)
+    candidate = a_candidate()
+    claim.begin([candidate], 1)
+    for size in (2, 3):
+        claim.keep(candidate.id, [replace(a_file(), size_bytes=size)])
+    assert [row.size_bytes for row in store.artifacts(claim.job.id, candidate.id)] == [3]
+
+
+def test_a_checkpoint_is_progress_that_takes_back_the_crashes(store: Store) -> None:
+    claim = claimed(store)
+    store.lost_process(claim.job.id, claim.attempt, "out of memory")
+    successor = store.claim("another", LEASE)
+    assert successor is not None
+    candidate = a_candidate()
+    successor.begin([candidate], 1)
+    assert store.job(claim.job.id).crashes == 1
+    successor.saved(candidate.id, 10)
+    assert store.job(claim.job.id).crashes == 0
+
+
 def test_a_step_reported_twice_keeps_the_later_value(store: Store) -> None:
     claim = claimed(store)
     candidate = a_candidate()
@@ -645,7 +675,7 @@ def test_rows_go_with_their_job(store: Store) -> None:
     candidate = a_candidate()
     claim.begin([candidate], 1)
     claim.report(candidate.id, 1, {"loss": 1.0})
-    claim.add_llm_call(an_llm_call(claim.job.id))
+    claim.keep_llm_call(an_llm_call(claim.job.id))
     with store.writing() as session:
         session.execute(delete(Job))
     assert all(rows == [] for rows in everything(store))

@@ -100,7 +100,7 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 
-ANY: dict[type, Any] = {str: "x", int: 1, float: 1.0, bool: True, datetime: LONG_AGO, dict: {}}
+ANY: dict[type, Any] = {str: "x", int: 1, float: 1.0, bool: True, datetime: LONG_AGO, object: {}}
 
 
 def _row(table: SqlTable) -> dict[str, Any]:
