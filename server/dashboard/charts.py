@@ -107,7 +107,7 @@ def tradeoff(
     against: Axis,
     *,
     rank: int = 0,
-    limit: Mapping[str, float] | None = None,
+    limit: Mapping[str, float | None] | None = None,
 ) -> Figure:
     """The first objective against a cost, or against objective number `rank`, with the front of the two.
 

@@ -1,12 +1,9 @@
 """Read-only questions of who looks on: totals, the latest of a log, what stands beside a candidate."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import String, case, cast, func, select
-from sqlalchemy.orm import Session
 
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
@@ -38,9 +35,9 @@ class CallTotals:
 
 def job_counts(store: Store) -> dict[JobState, int]:
     """How many jobs are in each state; a state without jobs counts 0."""
-    with _reading(store) as session:
+    with store.reading() as session:
         found = session.execute(select(Job.state, func.count()).group_by(Job.state))
-        return dict.fromkeys(JobState, 0) | dict(found.tuples().all())
+        return dict.fromkeys(JobState, 0) | dict(found.all())
 
 
 def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
@@ -50,7 +47,7 @@ def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
         .where(Candidate.job_id.in_(job_ids), Candidate.score.is_not(None), Candidate.violation == 0)
         .group_by(Candidate.job_id)
     )
-    with _reading(store) as session:
+    with store.reading() as session:
         return {job_id: score or 0.0 for job_id, score in session.execute(query)}
 
 
@@ -62,8 +59,8 @@ def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
         .where(Candidate.job_id.in_(job_ids))
         .group_by(Candidate.job_id)
     )
-    with _reading(store) as session:
-        return dict(session.execute(query).tuples().all()) if job_ids else {}
+    with store.reading() as session:
+        return dict(session.execute(query).all()) if job_ids else {}
 
 
 def baseline(store: Store, job_id: str) -> Candidate | None:
@@ -71,7 +68,7 @@ def baseline(store: Store, job_id: str) -> Candidate | None:
     query = select(Candidate).where(
         Candidate.job_id == job_id, Candidate.origin == "baseline", Candidate.score.is_not(None)
     )
-    with _reading(store) as session:
+    with store.reading() as session:
         return session.scalars(query.order_by(Candidate.number).limit(1)).one_or_none()
 
 
@@ -92,14 +89,14 @@ def origins(store: Store, job_id: str) -> list[OriginTotals]:
         .group_by(Candidate.origin)
         .order_by(func.count().desc(), Candidate.origin)
     )
-    with _reading(store) as session:
+    with store.reading() as session:
         return [OriginTotals(*row) for row in session.execute(query)]
 
 
 def latest_events(store: Store, job_id: str, limit: int) -> list[Event]:
     """The newest events first, the points of curves left out."""
     query = select(Event).where(Event.job_id == job_id, Event.kind != PROGRESS)
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.order_by(Event.number.desc()).limit(limit)))
 
 
@@ -108,14 +105,14 @@ def candidate_events(store: Store, candidate: Candidate, limit: int) -> list[Eve
     query = select(Event).where(
         Event.job_id == candidate.job_id, Event.candidate_id == candidate.id, Event.kind != PROGRESS
     )
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.order_by(Event.number).limit(limit)))
 
 
 def latest_points(store: Store, candidate: Candidate, limit: int) -> list[Point]:
     """The newest points of a candidate's curves."""
     query = select(Point).where(Point.candidate_id == candidate.id).order_by(Point.step.desc())
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.limit(limit)))
 
 
@@ -125,7 +122,7 @@ def latest_points(store: Store, candidate: Candidate, limit: int) -> list[Point]
 def ancestors(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
     """The line of first parents: the parent, its parent, and so on, at most `limit`."""
     line: list[Candidate] = []
-    with _reading(store) as session:
+    with store.reading() as session:
         while candidate.parents and len(line) < limit:
             parent = session.get(Candidate, candidate.parents[0])
             if parent is None or parent.number >= candidate.number:
@@ -137,7 +134,7 @@ def ancestors(store: Store, candidate: Candidate, limit: int) -> list[Candidate]
 
 def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
     """Those that exist, in the order asked for."""
-    with _reading(store) as session:
+    with store.reading() as session:
         found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
     return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
 
@@ -149,7 +146,7 @@ def children(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
         Candidate.number > candidate.number,
         cast(Candidate.parents, String).contains(f'"{candidate.id}"', autoescape=True),
     )
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.order_by(Candidate.number).limit(limit)))
 
 
@@ -158,21 +155,21 @@ def beside(store: Store, candidate: Candidate) -> tuple[Candidate | None, Candid
     near = select(Candidate).where(Candidate.job_id == candidate.job_id).limit(1)
     before = near.where(Candidate.number < candidate.number).order_by(Candidate.number.desc())
     after = near.where(Candidate.number > candidate.number).order_by(Candidate.number)
-    with _reading(store) as session:
+    with store.reading() as session:
         return session.scalars(before).one_or_none(), session.scalars(after).one_or_none()
 
 
 def job_files(store: Store, job_id: str) -> list[Artifact]:
     """The files of the job itself, not of its candidates."""
     query = select(Artifact).where(Artifact.job_id == job_id, Artifact.candidate_id.is_(None))
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.order_by(Artifact.id)))
 
 
 def artifact_of(store: Store, candidate: Candidate, name: str) -> Artifact | None:
     """The candidate's newest file of that name."""
     query = select(Artifact).where(Artifact.candidate_id == candidate.id, Artifact.name == name)
-    with _reading(store) as session:
+    with store.reading() as session:
         return session.scalars(query.order_by(Artifact.id.desc()).limit(1)).one_or_none()
 
 
@@ -186,20 +183,12 @@ def llm_totals(store: Store, job_id: str) -> CallTotals:
         func.coalesce(func.sum(LLMCall.completion_tokens), 0),
         func.coalesce(func.sum(LLMCall.cost_usd), 0.0),
     ).where(LLMCall.job_id == job_id)
-    with _reading(store) as session:
+    with store.reading() as session:
         return CallTotals(*session.execute(query).one())
 
 
 def latest_llm_calls(store: Store, job_id: str, limit: int) -> list[LLMCall]:
     """The newest first."""
     query = select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id.desc())
-    with _reading(store) as session:
+    with store.reading() as session:
         return list(session.scalars(query.limit(limit)))
-
-
-@contextmanager
-def _reading(store: Store) -> Iterator[Session]:
-    # read-only, so that looking on takes no write lock of SQLite
-    engine: Any = store.engine.execution_options(readonly=True)
-    with Session(engine, expire_on_commit=False) as session:
-        yield session

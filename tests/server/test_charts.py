@@ -58,8 +58,9 @@ def accepted(figure: charts.Figure) -> go.Figure:
 
 
 def trace(figure: charts.Figure, name: str) -> charts.Figure:
-    (found,) = [trace for trace in figure["data"] if trace["name"] == name]
-    return found
+    found: list[charts.Figure] = [trace for trace in figure["data"] if trace["name"] == name]
+    (only,) = found
+    return only
 
 
 anything = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=30)

@@ -167,14 +167,17 @@
   // ------------------------------------------------------------------ charts
 
   const figures = new Map(); // of each chart: the figure as text, to see whether it has changed
+  let asked = 0;
 
   async function refreshCharts() {
     const charts = main.querySelectorAll("[data-chart]");
     if (!charts.length || !window.Plotly) return;
     const against = main.querySelector("input[name=against]:checked")?.value ?? "";
+    const turn = (asked += 1);
     const response = await fetch(`${location.pathname}/charts?against=${encodeURIComponent(against)}`);
     if (!response.ok) return;
     const fresh = await response.json();
+    if (turn !== asked) return; // a later question, of another cost maybe, is on its way
     for (const chart of charts) {
       const figure = fresh[chart.dataset.chart];
       const text = JSON.stringify(figure);
