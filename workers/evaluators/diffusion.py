@@ -96,7 +96,7 @@ class DiffusionEvaluator:
                 "fid": fid,
                 "kid": kernel_distance(drawn, real.sample),
                 "val_loss": self._val_loss(network),
-                "train_loss": _last(curve, "mse"),
+                **_train_loss(curve, every=_report_every(self.spec.steps)),
             }
         self._keep(trial.folder, network, pixels, curve)
         return Measurement(metrics, time.perf_counter() - started)
@@ -226,8 +226,12 @@ def _report_every(steps: int) -> int:
     return max(steps // REPORTS, 1)
 
 
-def _last(curve: Curve, name: str) -> float:
-    """The mean of a metric over the reports that cover the last LAST_STEPS steps."""
-    every = curve[0]["step"]
+def _train_loss(curve: Curve, *, every: int) -> dict[str, float]:
+    """The mean over the reports that cover the last LAST_STEPS steps.
+
+    Nothing where the training had ended before this process took the trial up.
+    """
+    if not curve:
+        return {}
     reports = curve[-math.ceil(LAST_STEPS / every) :]
-    return sum(report[name] for report in reports) / len(reports)
+    return {"train_loss": sum(report["mse"] for report in reports) / len(reports)}

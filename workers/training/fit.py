@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         with written_whole(path) as draft:
-            torch.save(asdict(self), draft)
+            torch.save({field.name: getattr(self, field.name) for field in fields(self)}, draft)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -182,6 +182,23 @@ def test_a_lost_trial_goes_on_from_its_checkpoint(
     assert list((digits_cache / "checkpoints").iterdir()) == []
 
 
+def test_a_trial_lost_while_sampling_is_not_trained_again(
+    digits_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.evaluators.diffusion.CHECKPOINT_EVERY", 2)
+    whole = measure(evaluator(digits_cache), tmp_path / "whole")
+    lost = evaluator(digits_cache)
+    monkeypatch.setattr(lost, "_sample", lambda network: torch.empty(1 << 60))
+    with pytest.raises(TrialFailed, match="out of memory"):
+        measure(lost, tmp_path / "lost")
+    steps: list[int] = []
+    again = evaluator(digits_cache).evaluate(
+        Trial(SMALL, 0, tmp_path / "again"), lambda step, metrics: steps.append(step)
+    )
+    assert steps == []
+    assert again.metrics["fid"] == whole.metrics["fid"]
+
+
 def test_sampling_steps_that_no_stride_gives_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no integer stride"):
         evaluator(tmp_path, FAST.model_copy(update={"sampling_steps": 600}))
