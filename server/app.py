@@ -1,5 +1,7 @@
 """The control plane as one ASGI application. Everything it needs is passed in; nothing is made at import."""
 
+from typing import Any
+
 from fastapi import Depends, FastAPI
 
 from server.api import catalogue, events, health, jobs
@@ -17,15 +19,27 @@ Errors are `application/problem+json` (RFC 9457). Lists are pages: give `next_cu
 """
 PROBLEM = {
     "description": "Problem details",
-    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
+KEY = {"type": "http", "scheme": "bearer", "description": "The API key, where the server has one."}
+
+
+class Application(FastAPI):
+    """An application whose document knows what no route declares: problem details and the API key."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        document["components"]["securitySchemes"] = {"key": KEY}
+        document["security"] = [{}, {"key": []}]
+        return document
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """Raises SchemaMismatch where the database is not of this version."""
     store = settings.store()
     check(store.engine)
-    app = FastAPI(
+    app = Application(
         title="Archsmith",
         version="1",
         description=ABOUT,

@@ -21,7 +21,11 @@ PAGE = 500
 IDLE_SECONDS = 15.0  # without news for so long, a comment keeps the connection open
 
 
-@router.get("/jobs/{job_id}/events", response_model=Page[EventView])
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=Page[EventView],
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 def events(
     job_id: str,
     store: StoreDep,
