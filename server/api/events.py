@@ -18,13 +18,23 @@ router = APIRouter(tags=["events"])
 
 Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PAGE = 500
+STREAMED = {
+    "type": "object",
+    "description": "`event` is the kind, `id` the number; `data` is the event as JSON, like one of a page.",
+    "properties": {
+        "event": {"type": "string"},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "id", "data"],
+}
 IDLE_SECONDS = 15.0  # without news for so long, a comment keeps the connection open
 
 
 @router.get(
     "/jobs/{job_id}/events",
     response_model=Page[EventView],
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": STREAMED}}}},
 )
 def events(
     job_id: str,
