@@ -101,6 +101,10 @@ def training_executor(resources: ResourcesSpec, settings: WorkerSettings) -> Exe
 
     tune.connect(settings.ray_address)
     folder = Path(settings.data_dir).absolute() / "ray"
+    if resources.workers > 1:
+        from workers.data_parallel import DataParallelExecutor
+
+        return DataParallelExecutor(resources, folder)
     return tune.TuneExecutor(cpus=resources.cpus, gpus=resources.gpus, parallel=1, folder=folder)
 
 
