@@ -99,6 +99,7 @@ class DiffusionEvaluator:
                 **_train_loss(curve, every=_report_every(self.spec.steps)),
             }
         self._keep(trial.folder, network, pixels, curve)
+        self._checkpoint(trial).unlink(missing_ok=True)
         return Measurement(metrics, time.perf_counter() - started)
 
     # ---------------------------------------------------------------- what all trials share
@@ -130,7 +131,6 @@ class DiffusionEvaluator:
     def _train(self, trial: Trial, report: Report) -> tuple[Diffusion, Curve]:
         """The trained method, and what was reported on the way, since its checkpoint where there was one."""
         spec, curve = self.spec, Curve()
-        checkpoint = self._checkpoint(trial) if spec.steps > CHECKPOINT_EVERY else None
 
         def note(step: int, metrics: Mapping[str, float]) -> None:
             curve.append({"step": step, **metrics})
@@ -150,11 +150,9 @@ class DiffusionEvaluator:
             bfloat16=self.device.type == "cuda",
             report=note,
             report_every=_report_every(spec.steps),
-            checkpoint=checkpoint,
+            checkpoint=self._checkpoint(trial) if spec.steps > CHECKPOINT_EVERY else None,
             checkpoint_every=CHECKPOINT_EVERY,
         )
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
         return method, curve
 
     def _checkpoint(self, trial: Trial) -> Path:
