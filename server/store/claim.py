@@ -125,18 +125,24 @@ class Claim:
     def record(
         self, candidates: Sequence[NewCandidate], outcomes: Sequence[Outcome], first_number: int
     ) -> None:
-        """Begins and ends candidates in one transaction: cheap evaluations come in batches."""
+        """Begins and ends candidates in one transaction: cheap evaluations come in batches.
+
+        Those that begin and end in the same batch are written once, as they ended.
+        """
         started = [_started(c, first_number + offset) for offset, c in enumerate(candidates)]
         ended = [_ended(outcome) for outcome in outcomes]
         if not (started or ended):
             return
         progress = {"crashes": 0} if ended else {}
         with self._writing([*started, *ended], **progress) as session:
+            ends = {outcome.candidate_id: outcome for outcome in outcomes}
             if candidates:
-                session.execute(insert(Candidate), self._rows(candidates, first_number))
-            if outcomes:
-                session.connection().execute(_END, [_changes(outcome) for outcome in outcomes])
-                session.add_all(self._artifacts(outcomes))
+                rows = self._rows(candidates, first_number, ends)
+                session.connection().execute(_BEGIN, rows)
+            begun = {candidate.id for candidate in candidates}
+            if changes := [_changes(outcome) for outcome in outcomes if outcome.candidate_id not in begun]:
+                session.connection().execute(_END, changes)
+            session.add_all(self._artifacts(outcomes))
 
     def retry(self, candidate_id: str, reason: str) -> None:
         """Counts one more try of a running (or put aside) candidate."""
@@ -169,7 +175,10 @@ class Claim:
         with self._writing([NewEvent("candidate.saved", {"step": step}, candidate_id)], crashes=0):
             pass
 
-    def _rows(self, candidates: Sequence[NewCandidate], first_number: int) -> list[dict[str, Any]]:
+    def _rows(
+        self, candidates: Sequence[NewCandidate], first_number: int, ends: Mapping[str, Outcome]
+    ) -> list[dict[str, Any]]:
+        at = now()
         return [
             {
                 "id": candidate.id,
@@ -184,9 +193,9 @@ class Claim:
                 "signature": candidate.signature,
                 "parents": list(candidate.parents),
                 "note": candidate.note,
-                "state": CandidateState.RUNNING,
-                "metrics": {},
-                "created_at": now(),
+                "tries": 1,
+                "created_at": at,
+                **_end(ends.get(candidate.id, _RUNNING), at),
             }
             for offset, candidate in enumerate(candidates)
         ]
@@ -285,42 +294,36 @@ def put_aside(session: Session, job_id: str) -> None:
     )
 
 
-_TABLE = Candidate.__table__
-_END = (
-    _TABLE.update()  # type: ignore[attr-defined]
-    .where(_TABLE.c.id == bindparam("candidate"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in (
-                "state",
-                "metrics",
-                "scores",
-                "score",
-                "violation",
-                "reason",
-                "device_seconds",
-                "reused_from",
-                "finished_at",
-            )
-        }
-    )
-)
+_RUNNING = Outcome("", CandidateState.RUNNING)  # as a candidate stands before it has ended
+
+
+def _end(outcome: Outcome, at: datetime) -> dict[str, Any]:
+    """The columns of a candidate that say how it ended."""
+    return {
+        "state": outcome.state,
+        "metrics": dict(outcome.metrics),
+        "scores": None if outcome.scores is None else list(outcome.scores),
+        "score": None if outcome.scores is None else outcome.scores[0],
+        "violation": outcome.violation,
+        "reason": outcome.reason,
+        "device_seconds": outcome.device_seconds,
+        "reused_from": outcome.reused_from,
+        "finished_at": None if outcome is _RUNNING else at,
+    }
 
 
 def _changes(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "candidate": outcome.candidate_id,
-        "new_state": outcome.state,
-        "new_metrics": dict(outcome.metrics),
-        "new_scores": None if outcome.scores is None else list(outcome.scores),
-        "new_score": None if outcome.scores is None else outcome.scores[0],
-        "new_violation": outcome.violation,
-        "new_reason": outcome.reason,
-        "new_device_seconds": outcome.device_seconds,
-        "new_reused_from": outcome.reused_from,
-        "new_finished_at": now(),
-    }
+    columns = {f"new_{name}": value for name, value in _end(outcome, now()).items()}
+    return {"candidate": outcome.candidate_id, **columns}
+
+
+# Built once, and past the ORM: of a quick search they are most of the work.
+_BEGIN = insert(Candidate)
+_END = (
+    update(Candidate)
+    .where(Candidate.id == bindparam("candidate"))
+    .values({name: bindparam(f"new_{name}") for name in _end(_RUNNING, now())})
+)
 
 
 def _started(candidate: NewCandidate, number: int) -> NewEvent:

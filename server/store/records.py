@@ -51,4 +51,7 @@ def append_events(session: Session, job_id: str, last: int, events: Sequence[New
         for offset, event in enumerate(events)
     ]
     if rows:
-        session.execute(insert(Event), rows)
+        session.connection().execute(_APPEND, rows)
+
+
+_APPEND = insert(Event)
