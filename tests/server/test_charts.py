@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.dashboard import charts
@@ -67,6 +67,7 @@ anything = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True, w
 text = st.text(max_size=12)
 
 
+@settings(deadline=None, max_examples=40)
 @given(anything, st.lists(text, min_size=1, max_size=4), text)
 def test_plotly_accepts_the_charts_of_any_search(
     values: list[float | None], origins: list[str], metric: str
@@ -77,6 +78,7 @@ def test_plotly_accepts_the_charts_of_any_search(
     accepted(charts.tradeoff(history, axis, PARAMS, limit={"max": 1200.0}))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.sampled_from([RFID, ACCURACY]))
 def test_the_best_line_steps_exactly_where_the_best_changes(values: list[float], objective: Axis) -> None:
     line = trace(charts.progress(searched(values, objective), objective), "best so far")
@@ -100,6 +102,7 @@ def test_failures_are_marked_at_the_bottom_of_the_chart_whatever_the_values() ->
 points_2d = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=25)
 
 
+@settings(deadline=None)
 @given(points_2d)
 def test_the_front_holds_just_the_points_that_no_other_beats(pairs: list[tuple[int, int]]) -> None:
     history = searched([float(a) for a, _ in pairs], ACCURACY)
@@ -154,6 +157,7 @@ def test_a_search_of_many_thousands_is_thinned_without_losing_what_matters() -> 
     assert front <= {x for t in figure["data"] if t["mode"] == "markers" for x in t["x"]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 20))
 def test_spaced_items_keep_order_and_both_ends(items: list[int], most: int) -> None:
     kept = charts.spaced(list(enumerate(items)), most)
@@ -210,6 +214,7 @@ def test_the_colour_of_an_origin_stays_as_the_search_goes_on() -> None:
 metrics = st.dictionaries(st.sampled_from("abcdef"), st.floats(allow_nan=True, width=32), max_size=6)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(metrics, max_size=30))
 def test_curves_have_one_plot_for_each_metric_and_no_value_that_is_no_number(
     rows: list[dict[str, float]],

@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.dashboard import text
@@ -44,6 +44,7 @@ def test_quantities_have_three_digits_and_a_prefix(value: float, said: str) -> N
     assert text.quantity(value) == said
 
 
+@settings(deadline=None)
 @given(st.floats(1, 1e14))
 def test_a_quantity_is_within_half_a_percent_of_what_it_says(value: float) -> None:
     figure, _, prefix = text.quantity(value).partition(" ")
@@ -67,6 +68,7 @@ def test_durations_name_their_two_largest_units(seconds: float | None, said: str
     assert text.duration(seconds) == said
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e7))
 def test_no_duration_shows_sixty_of_a_unit(seconds: float) -> None:
     assert not re.search(r"\b60 (s|min)", text.duration(seconds))

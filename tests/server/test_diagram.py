@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search_spaces
@@ -42,6 +42,7 @@ def points(draw_: Any) -> tuple[SearchSpace, Decoded, Decoded]:
     return space, space.decode(arch), space.decode(space.mutate(arch, rng))
 
 
+@settings(deadline=None)
 @given(points())
 def test_every_architecture_of_every_space_is_drawn_well_formed_and_twice_the_same(
     point: tuple[SearchSpace, Decoded, Decoded],
@@ -54,6 +55,7 @@ def test_every_architecture_of_every_space_is_drawn_well_formed_and_twice_the_sa
     assert draw(dict(architecture), space, dict(parent)) == drawing
 
 
+@settings(deadline=None)
 @given(points())
 def test_what_differs_from_the_parent_is_marked_and_nothing_else_is(
     point: tuple[SearchSpace, Decoded, Decoded],
@@ -68,6 +70,7 @@ def test_what_differs_from_the_parent_is_marked_and_nothing_else_is(
 odd = st.text(min_size=1, max_size=10)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(odd, odd | st.integers() | st.booleans() | st.floats(), max_size=12))
 def test_words_of_any_kind_are_drawn_as_text(architecture: dict[str, Any]) -> None:
     """Names with markup, quotes, control characters or half a surrogate pair."""
@@ -129,6 +132,7 @@ def test_unets_have_a_drawing_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", UNETS)
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_a_unet_is_drawn_with_all_its_blocks_levels_skips_and_attention(name: str, seed: int) -> None:
     space = search_spaces.find(name)
@@ -168,6 +172,7 @@ def test_only_the_level_that_changed_is_marked() -> None:
     assert not any("8×8" in words and "(changed)" in words for words in said(root))
 
 
+@settings(deadline=None)
 @given(points())
 def test_a_strip_names_every_choice(point: tuple[SearchSpace, Decoded, Decoded]) -> None:
     space, architecture, _ = point

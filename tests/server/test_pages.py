@@ -199,30 +199,39 @@ def test_the_figures_are_those_of_the_search(client: TestClient, searched: Claim
     assert figures["tradeoff"]["layout"]["shapes"][0]["x0"] == 400_000
 
 
+def asked(claim: Claim, key: str, **more: Any) -> LLMCall:
+    """A call of a language model, one of whose two proposals was taken."""
+    return LLMCall(
+        id=new_id(),
+        job_id=claim.job.id,
+        key=key,
+        purpose="proposals",
+        model="some-model",
+        messages=[{"role": "user", "content": f"What next? {EVIL}"}, EVIL],
+        outcome={"accepted": ["unet-8:0-0-0-0-0"], "rejected": [{"reason": EVIL, "architecture": ""}]},
+        estimate={},
+        cost_usd=0.0021,
+        created_at=now(),
+        **more,
+    )
+
+
 def test_language_model_calls_are_loaded_on_demand(client: TestClient, searched: Claim) -> None:
     path = f"/jobs/{searched.job.id}"
     assert "Language-model calls" not in opened(client, path).text
-    searched.keep_llm_call(
-        LLMCall(
-            id=new_id(),
-            job_id=searched.job.id,
-            key="k",
-            purpose="propose",
-            model="some-model",
-            messages=[{"role": "user", "content": f"What next? {EVIL}"}, EVIL],
-            reply=EVIL,
-            estimate={},
-            prompt_tokens=1200,
-            completion_tokens=34,
-            cost_usd=0.0021,
-            created_at=now(),
-        )
-    )
+    searched.keep_llm_call(asked(searched, "answered", reply=EVIL, prompt_tokens=1200, completion_tokens=34))
+    searched.keep_llm_call(asked(searched, "lost", error="the provider is overloaded"))
+    searched.keep_llm_call(asked(searched, "open"))
     page = opened(client, path)
-    assert "1 calls, 1.20 k tokens in, 34 out, $0.0021" in page.text
+    assert "3 calls, 1.20 k tokens in, 34 out, $0.0063" in page.text
     assert "What next?" not in page.text
     calls = opened(client, f"{path}/calls")
     assert f"What next? {EVIL}" in calls.text
+    assert "the provider is overloaded" in calls.text
+    assert "1 accepted 1 rejected" in calls.text
+    assert "unet-8:0-0-0-0-0" in calls.text
+    assert f"rejected {EVIL}" in calls.text
+    assert "no answer yet" in calls.text
     assert calls.all("img", "src") == []
 
 
