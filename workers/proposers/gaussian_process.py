@@ -119,7 +119,7 @@ class Posterior:
 
 def fit(seen: Features, scores: Array) -> Kernel:
     """Hyperparameters of the highest posterior density. `scores` (rows,) have mean 0 and variance 1."""
-    likelihood = _Likelihood(seen, scores)
+    likelihood = Likelihood(seen, scores)
     centre, spread = likelihood.centre, likelihood.spread
     bounds = list(zip(centre - 4 * spread, centre + 4 * spread, strict=True))
     found = minimize(
@@ -128,7 +128,7 @@ def fit(seen: Features, scores: Array) -> Kernel:
     return Kernel.of(found.x)
 
 
-class _Likelihood:
+class Likelihood:
     """Negative log posterior of the hyperparameters' logarithms, and its gradient."""
 
     def __init__(self, seen: Features, scores: Array) -> None:
