@@ -31,8 +31,8 @@ from search_spaces.scaling import (
     ScalingPlan,
     Strategy,
     Subnet,
+    counted_flops,
     family,
-    reference_flops,
     scale,
     supernet_of,
 )
@@ -122,7 +122,7 @@ def sampling(plan: ScalingPlan, *, draws: int) -> None:
 
 
 def counted(plan: ScalingPlan, net: Draw) -> int:
-    return reference_flops(plan, scale(net.base, Strategy(net.depth, net.width, net.resolution)))
+    return counted_flops(plan, scale(net.base, Strategy(net.depth, net.width, net.resolution)))
 
 
 # ---------------------------------------------------------------- training, searching

@@ -15,6 +15,7 @@ from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_64
 from search_spaces.macro import MACRO_8, NASBENCH_MACRO
 from search_spaces.mobile import MOBILE_64, MOBILE_IMAGENET
 from search_spaces.scaling import (
+    FAMILY_SPACES,
     SCALENET_8_SPACE,
     SCALENET_32_SPACE,
     SCALENET_64_SPACE,
@@ -32,6 +33,7 @@ SPACES: dict[str, SearchSpace] = {
     "scalenet-8": SCALENET_8_SPACE,
     "scalenet-32": SCALENET_32_SPACE,
     "scalenet-64": SCALENET_64_SPACE,
+    **{space.name: space for space in FAMILY_SPACES.values()},
     "nasbench201": NASBENCH201,
     "nasbench-macro": NASBENCH_MACRO,
     "macro-8": MACRO_8,

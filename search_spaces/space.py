@@ -17,6 +17,7 @@ Option = bool | int | float | str
 Genes = tuple[int, ...]
 Decoded = Mapping[str, Option]
 
+MANY = 20  # options that a message still lists one by one
 SAMPLE_TRIES = 1000  # draws before a space is declared (nearly) empty
 
 
@@ -49,7 +50,10 @@ class Choice:
         for index, known in enumerate(self.options):
             if type(known) is type(option) and known == option:
                 return index
-        raise InvalidArchitecture(f"{self.name}: {option!r} is none of {list(self.options)}")
+        shown = ", ".join(map(repr, self.options[:MANY]))
+        if len(self.options) > MANY:
+            shown += f", ... {self.options[-1]!r} ({len(self.options)} options)"
+        raise InvalidArchitecture(f"{self.name}: {option!r} is none of [{shown}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,9 @@ class SearchSpace:
     baseline_genes: Genes | None = None
     largest_genes: Genes | None = None
     about: str = ""
-    tags: tuple[str, ...] = field(default=())  # what it can be used for: "diffusion", "classification", "table"
+    tags: tuple[str, ...] = field(
+        default=()
+    )  # what it can be used for: "diffusion", "classification", "table"
 
     # ---------------------------------------------------------------- codes
 
@@ -140,14 +146,10 @@ class SearchSpace:
             raise InvalidArchitecture(f"{self.name} has {len(self.choices)} choices, not {len(genes)}")
         for choice, gene in zip(self.choices, genes, strict=True):
             if not 0 <= gene < len(choice.options):
-                raise InvalidArchitecture(
-                    f"{choice.name}: no option {gene}, there are {len(choice.options)}"
-                )
+                raise InvalidArchitecture(f"{choice.name}: no option {gene}, there are {len(choice.options)}")
         canonical = self.canonical(genes)
         if not self.allowed(self._options(canonical)):
-            raise InvalidArchitecture(
-                f"{self.name} rules out {json.dumps(dict(self._options(canonical)))}"
-            )
+            raise InvalidArchitecture(f"{self.name} rules out {json.dumps(dict(self._options(canonical)))}")
         return Architecture(self.name, canonical)
 
     def contains(self, arch: Architecture) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import product
+from itertools import islice, product
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.scaling import (
+    FAMILY_SPACES,
+    KERNELS,
     NAMED,
     PLANS,
+    PUBLISHED,
     S0,
     SCALENET,
     SCALENET_8,
@@ -22,7 +25,9 @@ from search_spaces.scaling import (
     SCALENET_BASE_SPACE,
     SCALENET_SPACE,
     Kernels,
+    ScalingPlan,
     Strategy,
+    Subnet,
     base_flops,
     base_of,
     base_of_genes,
@@ -33,6 +38,7 @@ from search_spaces.scaling import (
     from_genome,
     genes_of,
     member,
+    model_of,
     options_of,
     penalty,
     random_base,
@@ -43,13 +49,19 @@ from search_spaces.scaling import (
     scaled_options,
     scaling_valid,
     strategy_of,
+    subnet_of,
+    subnet_options,
     to_genome,
     true_macs,
 )
+from search_spaces.space import Cost
 
 law = settings(deadline=None, max_examples=60)
 seeds = st.integers(0, 2**32)
-PUBLISHED = [Strategy(1040, 1040, 256), Strategy(1360, 1200, 304), Strategy(1400, 1400, 354)]
+small_plans = pytest.mark.parametrize(
+    "plan", [plan for plan in PLANS.values() if plan is not SCALENET], ids=lambda plan: plan.name
+)
+STRATEGIES = [Strategy(1040, 1040, 256), Strategy(1360, 1200, 304), Strategy(1400, 1400, 354)]
 
 
 def strategy(depth: float, width: float, resolution: float) -> Strategy:
@@ -73,7 +85,7 @@ def strategy(depth: float, width: float, resolution: float) -> Strategy:
 def test_the_published_family_has_its_published_sizes(
     name: str, layers: tuple[int, ...], params: int, macs: int, counted: int | None
 ) -> None:
-    found = NAMED[name]
+    found = PUBLISHED[name]
     assert (found.layers, found.params, found.macs) == (layers, params, macs)
     assert counted is None or found.counted_flops == counted
 
@@ -139,7 +151,7 @@ def test_the_valid_strategies_of_the_published_base_are_those_of_the_reference(
     verdicts = [scaling_valid(SCALENET, S0, stage, s) for s in strategies]
     assert verdicts == rows[:, 4].astype(bool).tolist()
     assert sum(verdicts) == valid
-    assert verdicts[strategies.index(PUBLISHED[stage - 1])]
+    assert verdicts[strategies.index(STRATEGIES[stage - 1])]
 
 
 def one_pass(ops: Sequence[int], layers: int) -> list[int]:
@@ -278,7 +290,7 @@ def test_a_base_beyond_the_plan_is_refused() -> None:
 
 
 def test_nominal_growth_comes_within_five_percent_of_the_published_stages() -> None:
-    growth = fit_growth(SCALENET, PUBLISHED)
+    growth = fit_growth(SCALENET, STRATEGIES)
     scale_ = growth.nominal_scale()
     assert growth.at(4, scale_) == pytest.approx((1.697, 1.567, 1.960), abs=6e-4)
     assert growth.at(5, scale_) == pytest.approx((1.936, 1.753, 2.319), abs=6e-4)
@@ -289,22 +301,87 @@ def test_nominal_growth_comes_within_five_percent_of_the_published_stages() -> N
 
 
 def test_a_family_extrapolates_to_the_counted_budget() -> None:
-    members = family(SCALENET, S0, PUBLISHED, 5)
-    assert members[:4] == [NAMED[f"scalenet-s{stage}"] for stage in range(4)]
+    members = family(SCALENET, S0, STRATEGIES, 5)
+    assert members[:4] == [PUBLISHED[f"scalenet-s{stage}"] for stage in range(4)]
     for found in members[4:]:
         assert found == member(SCALENET, S0, found.stage, found.strategy)
         assert found.counted_flops == pytest.approx(354_933_888 * 2**found.stage, rel=0.01)
 
 
-def test_small_plans_have_valid_bases_with_valid_strategies_in_every_stage() -> None:
-    for plan in PLANS.values():
-        rng, bases = Random(0), set[Kernels]()
-        for _ in range(2000):
-            base = random_base(plan, rng)
-            if base_valid(plan, base):
-                bases.add(base)
-        assert len(bases) > 60
-        for stage in (1, 2, 3):
-            strategies = list(plan.grids[stage].strategies())
-            counts = [sum(scaling_valid(plan, b, stage, s) for s in strategies) for b in sorted(bases)[:20]]
-            assert sum(count > 0 for count in counts) > 15
+def valid_bases(plan: ScalingPlan, count: int) -> list[Kernels]:
+    """Different valid bases in random order, all of them where there are fewer than `count`."""
+    per_stage = [
+        [ops for length in range(1, stage.layers + 1) for ops in product(KERNELS, repeat=length)]
+        for stage in plan.stages
+    ]
+    every = list(product(*per_stage))
+    Random(0).shuffle(every)
+    return list(islice((base for base in every if base_valid(plan, base)), count))
+
+
+@small_plans
+def test_every_valid_base_of_a_small_plan_has_a_valid_strategy_in_every_stage(plan: ScalingPlan) -> None:
+    bases = valid_bases(plan, 300)
+    assert len(bases) > 150
+    for stage in (1, 2, 3):
+        strategies = list(plan.grids[stage].strategies())
+        for base in bases:
+            valid = [s for s in strategies if scaling_valid(plan, base, stage, s)]
+            assert valid, (stage, base)
+            for s in valid:  # a multiplication of the base as it runs, not of a nominal one
+                ratio = true_macs(plan, scale(base, s)) / true_macs(plan, scale(base, base_strategy(plan)))
+                assert ratio == pytest.approx(2**stage, rel=0.25)
+
+
+@small_plans
+def test_the_members_of_a_small_family_execute_2_to_the_s_times_the_base(plan: ScalingPlan) -> None:
+    rng = Random(0)
+    for base in valid_bases(plan, 40):
+        chosen = [
+            rng.choice([s for s in plan.grids[stage].strategies() if scaling_valid(plan, base, stage, s)])
+            for stage in (1, 2, 3)
+        ]
+        first, *larger = family(plan, base, chosen, 6)
+        for found in larger:
+            assert found.counted_flops == found.macs
+            assert found.macs / first.macs == pytest.approx(2**found.stage, rel=0.25)
+
+
+def test_large_plans_have_valid_bases_with_valid_strategies_in_every_stage() -> None:
+    rng = Random(0)
+    bases = [base for base in (random_base(SCALENET, rng) for _ in range(300)) if base_valid(SCALENET, base)]
+    assert len(bases) > 20
+    for stage in (1, 2, 3):
+        strategies = list(SCALENET.grids[stage].strategies())
+        assert all(any(scaling_valid(SCALENET, b, stage, s) for s in strategies) for b in bases[:20])
+
+
+# -------------------------------------------------------------------- the space of a family
+
+
+def test_the_published_names_are_the_published_networks() -> None:
+    space = FAMILY_SPACES["scalenet"]
+    for name, published in PUBLISHED.items():
+        assert space.contains(NAMED[name])
+        assert subnet_of(SCALENET, space.decode(NAMED[name])) == published.net
+        assert space.cost_of(NAMED[name]) == Cost(published.params, published.macs)
+        assert len(NAMED[name].key) <= 400  # a column of the database
+    assert space.baseline == NAMED["scalenet-s0"]
+
+
+@law
+@given(seed=seeds, name=st.sampled_from(sorted(PLANS)))
+def test_every_scaled_network_is_one_point_of_the_family_space(seed: int, name: str) -> None:
+    plan, rng = PLANS[name], Random(seed)
+    base = random_base(plan, rng)
+    given = rng.choice([s for grid in plan.grids for s in grid.strategies()])
+    net, space = scale(base, given), FAMILY_SPACES[name]
+    arch = space.encode(subnet_options(plan, net))
+    assert subnet_of(plan, space.decode(arch)) == net
+    assert space.model_of(arch) == model_of(plan, net)
+
+
+def test_a_network_beyond_the_family_space_is_refused() -> None:
+    net = Subnet(((3,) * 4, *S0[1:]), 1000, 224)
+    with pytest.raises(ValueError, match="1 to 3 layers, not 4"):
+        subnet_options(SCALENET, net)

@@ -19,7 +19,7 @@ from search_spaces.scaling import (
     PLANS,
     ScalingPlan,
     base_of,
-    reference_flops,
+    counted_flops,
     scale,
     strategy_of,
     supernet_of,
@@ -103,7 +103,7 @@ class SupernetEvaluator:
             accuracy = self._accuracy(strategy.resolution)
         metrics = {
             "val_accuracy": accuracy,
-            "counted_flops": float(reference_flops(self.plan, scale(base, strategy))),
+            "counted_flops": float(counted_flops(self.plan, scale(base, strategy))),
         }
         return Measurement(metrics, time.perf_counter() - started)
 

@@ -12,8 +12,8 @@ from search_spaces.scaling import (
     PLANS,
     SCALENET_8_SPACE,
     base_of,
+    counted_flops,
     random_base,
-    reference_flops,
     scale,
     scaled_options,
     strategy_of,
@@ -80,7 +80,7 @@ def test_a_score_is_the_accuracy_of_both_sides_added_on_whole_batches(
 
     metrics = measured(SupernetEvaluator(SCALENET_8_SPACE, weights, images, batch=32), arch, tmp_path)
     assert metrics["val_accuracy"] == hits / 64
-    assert metrics["counted_flops"] == reference_flops(PLAN, scale(base, strategy))
+    assert metrics["counted_flops"] == counted_flops(PLAN, scale(base, strategy))
 
 
 def test_a_score_does_not_depend_on_what_was_scored_before(

@@ -24,9 +24,9 @@ from search_spaces.scaling import (
     base_flops,
     base_of,
     base_valid,
+    counted_flops,
     penalty,
     random_base,
-    reference_flops,
     scale,
     scaled_options,
     scaling_valid,
@@ -44,7 +44,7 @@ Score = Callable[[Architecture], float | None]
 def flops_of(arch: Architecture) -> int:
     decoded = SCALENET_8_SPACE.decode(arch)
     net = scale(base_of(SCALENET_8, decoded), strategy_of(SCALENET_8, decoded))
-    return reference_flops(SCALENET_8, net)
+    return counted_flops(SCALENET_8, net)
 
 
 def noise(seed: int) -> Score:
@@ -219,7 +219,7 @@ def test_fitness_is_the_mean_of_accuracies_and_penalties() -> None:
         base = random_base(plan, rng)
         strategies = [rng.choice(list(grid.strategies())) for grid in plan.grids[1:]]
         archs = [SCALENET_SPACE.encode(scaled_options(plan, base, s, x)) for s, x in enumerate(strategies, 1)]
-        counts = [reference_flops(plan, scale(base, x)) for x in strategies]
+        counts = [counted_flops(plan, scale(base, x)) for x in strategies]
         scores = {arch: synthetic(count) for arch, count in zip(archs, counts, strict=True)}
         own = base_flops(plan, base)
         if abs(own - 306e6) > 25e6:
