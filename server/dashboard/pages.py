@@ -131,7 +131,7 @@ def job_charts(job_id: str, store: StoreDep, against: str = "params") -> Respons
         trained = _trained(store, glance)
         points = [] if trained is None else store.points(trained.id)
         return JSONResponse({"curves": charts.curves(points)})
-    return JSONResponse(_search_figures(store, glance, against))
+    return JSONResponse(_search_figures(store, glance, against) if glance.aims else {})
 
 
 def _search_figures(store: Store, glance: Glance, against: str) -> dict[str, charts.Figure]:
