@@ -223,6 +223,49 @@ def resume(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = Fa
 
 
 @app.command()
+def export(
+    job_id: str,
+    out: Annotated[Path | None, typer.Option(help="The ZIP file to write; JOB_ID.zip if left out.")] = None,
+    candidate: Annotated[str, typer.Option(help="A candidate of the job; its best if left out.")] = "",
+    url: Url = HOME,
+    api_key: Key = "",
+) -> None:
+    """Save a job's network: its architecture, and its weights where it was trained."""
+    client = _client(url, api_key)
+    target = client.export(candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip"))
+    typer.echo(target)
+
+
+@app.command()
+def sample(
+    job_id: str,
+    n: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    seed: int = 0,
+    candidate: Annotated[str, typer.Option(help="A candidate of the job; its best if left out.")] = "",
+    url: Url = HOME,
+    api_key: Key = "",
+) -> None:
+    """Draw images, on this machine, from the diffusion model that a job has trained."""
+    import subprocess
+    import tempfile
+    import zipfile
+
+    client = _client(url, api_key)
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        bundle = client.export(candidate or client.best(job_id)["id"], Path(folder) / "export.zip")
+        with zipfile.ZipFile(bundle) as archive:
+            archive.extractall(folder)
+        options = ["--out", str(out), "--n", str(n), "--steps", str(steps), "--seed", str(seed)]
+        # by command and not by import: the server knows nothing of what computes
+        drawing = subprocess.run([sys.executable, "-m", "workers.sample", folder, *options])
+    if drawing.returncode != 0:
+        raise SystemExit(FAILED)
+    typer.echo(out)
+
+
+@app.command()
 def demo(
     data_dir: Annotated[Path, typer.Option(help="Folder of the database and all files.")] = Path("var"),
     evaluations: Annotated[int, typer.Option(min=2, help="Candidates to train, the baseline included.")] = 13,

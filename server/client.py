@@ -26,7 +26,9 @@ class ServerUnreachable(ConnectionError):
 
 
 class Client:
-    """Talks to one server. Every method raises ApiError and ServerUnreachable."""
+    """Talks to one server; a context manager that closes its connections. Methods raise ApiError and
+    ServerUnreachable.
+    """
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000", *, api_key: str = "", timeout: float = 30.0
@@ -34,6 +36,12 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str = "") -> Json:
         """Submits a job. With an idempotency key, submitting again gives the same job."""
@@ -107,13 +115,12 @@ class Client:
     def download(self, artifact_id: str, target: Path) -> Path:
         """Writes an artifact to a file."""
         with self._http.stream("GET", f"/v1/artifacts/{artifact_id}") as response:
-            if response.is_error:
-                response.read()
-                _raise_for(response)
-            with target.open("wb") as file:
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-        return target
+            return _saved(response, target)
+
+    def export(self, candidate_id: str, target: Path) -> Path:
+        """Writes a candidate's ZIP file: its architecture, and its weights where it was trained."""
+        with self._http.stream("POST", f"/v1/candidates/{candidate_id}/export") as response:
+            return _saved(response, target)
 
     def _json(self, method: str, path: str, **arguments: Any) -> Json:
         try:
@@ -125,6 +132,16 @@ class Client:
         _raise_for(response)
         body: Json = response.json()
         return body
+
+
+def _saved(response: httpx.Response, target: Path) -> Path:
+    if response.is_error:
+        response.read()
+        _raise_for(response)
+    with target.open("wb") as file:
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+    return target
 
 
 def _raise_for(response: httpx.Response) -> None:

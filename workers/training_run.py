@@ -12,6 +12,7 @@ from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.specs import TrainSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
+from workers.beat import Beat
 from workers.executors import (
     CHECKPOINT,
     Done,
@@ -25,7 +26,7 @@ from workers.executors import (
     Update,
     artifact_folder,
 )
-from workers.loop import POLL_SECONDS, Beat, heartbeat
+from workers.loop import POLL_SECONDS
 
 TAKEN_UP = {  # why a candidate that has begun is run again
     CandidateState.RUNNING: "the process that ran it was lost",
@@ -49,20 +50,26 @@ class Training:
     setup: TrialSetup
 
 
-def run_training(claim: Claim, training: Training) -> None:
+def run_training(claim: Claim, training: Training, beat: Beat) -> None:
     """Runs the job to its end, or until its user pauses or cancels it. Raises TrainingFailed, LostClaim."""
     row = _begun(claim, training.candidate)
-    with heartbeat(claim) as beat:
-        try:
-            state = _drive(claim, training, beat, row)
-        finally:
-            training.executor.stop()
+    try:
+        state = _drive(claim, training, beat, row)
+    except TrainingFailed:
+        _forget_checkpoint(training, row)
+        raise
+    finally:
+        training.executor.stop()
     row = claim.store.candidate(row.id)
     result = {"best": row.id, "metrics": row.metrics, "key": row.key}
     claim.finish(state, result=result if state is JobState.SUCCEEDED else None)
     if state is not JobState.PAUSED:
-        place = artifact_folder(claim.job.id, row.id)
-        ArtifactStore(training.setup.artifact_root).remove(f"{place}/{CHECKPOINT}")
+        _forget_checkpoint(training, row)
+
+
+def _forget_checkpoint(training: Training, row: Candidate) -> None:
+    place = artifact_folder(row.job_id, row.id)
+    ArtifactStore(training.setup.artifact_root).remove(f"{place}/{CHECKPOINT}")
 
 
 def _begun(claim: Claim, candidate: NewCandidate) -> Candidate:
@@ -82,17 +89,17 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
         raise TrainingFailed(row.reason)
     task = TrialTask(row.id, training.arch, training.spec.seed, training.setup)
     training.executor.submit(task)
-    crashes = 0
+    crashes, retries = 0, training.spec.config.resources.retries
     while True:
         beat.check()
         if beat.request is not None:
             return STOPS[beat.request]
         for update in training.executor.poll(POLL_SECONDS):
-            if isinstance(update, Failed) and update.crashed:
-                crashes += 1
-            elif isinstance(update, Saved):
+            if isinstance(update, Saved):
                 crashes = 0
-            if isinstance(update, Failed) and 0 < crashes <= training.spec.config.resources.retries:
+            crashed = isinstance(update, Failed) and update.crashed
+            crashes += crashed
+            if isinstance(update, Failed) and crashed and crashes <= retries:
                 claim.retry(row.id, update.reason)
                 training.executor.submit(task)
             else:

@@ -1,0 +1,61 @@
+"""A found network as one file to take away."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+
+from server.api.dependencies import ArtifactsDep, StoreDep
+from server.store.artifacts import CHUNK_BYTES, ArtifactStore
+from server.store.exports import ARCHITECTURE_FILE, WEIGHTS_FILE, architecture_of
+from server.store.records import NotFound
+from server.store.tables import Artifact
+
+router = APIRouter(tags=["jobs"])
+
+IN_MEMORY_BYTES = 8 << 20  # a larger archive is built on disk
+
+
+@router.post(
+    "/candidates/{candidate_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def export(candidate_id: str, store: StoreDep, files: ArtifactsDep) -> Response:
+    """The candidate as a ZIP file: `architecture.json`, and `model.safetensors` where it was trained."""
+    row = store.candidate(candidate_id)
+    weights = [file for file in store.artifacts(row.job_id, row.id) if file.name == WEIGHTS_FILE]
+    text = json.dumps(architecture_of(row, store.job(row.job_id)), indent=2)
+    archive = _archive(text, weights[-1] if weights else None, files)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{row.id}.zip"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(_chunks(archive), media_type="application/zip", headers=headers)
+
+
+def _archive(architecture: str, weights: Artifact | None, files: ArtifactStore) -> IO[bytes]:
+    archive = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)
+    with zipfile.ZipFile(archive, "w") as bundle:
+        bundle.writestr(ARCHITECTURE_FILE, architecture)
+        if weights is not None:
+            try:
+                chunks = files.read(weights.path)
+            except FileNotFoundError:
+                raise NotFound(
+                    f"the weights of {weights.candidate_id} are gone from the artifact store"
+                ) from None
+            with bundle.open(WEIGHTS_FILE, "w", force_zip64=True) as entry:
+                entry.writelines(chunks)
+    archive.seek(0)
+    return archive
+
+
+def _chunks(archive: IO[bytes]) -> Iterator[bytes]:
+    with archive:
+        while chunk := archive.read(CHUNK_BYTES):
+            yield chunk
