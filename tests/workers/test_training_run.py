@@ -153,7 +153,7 @@ class Steered(InlineExecutor):
 
     def poll(self, timeout: float) -> list[Update]:
         if self._tasks:
-            updates = [u for u in super().poll(timeout) if isinstance(u, Saved)][:1]
+            updates: list[Update] = [u for u in super().poll(timeout) if isinstance(u, Saved)][:1]
             self.ask()
             return updates
         return []
