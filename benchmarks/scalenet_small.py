@@ -132,7 +132,7 @@ def train_supernet(plan: ScalingPlan, train: Images, weights: Path, options: arg
     spec = supernet_of(plan)
     net = build(spec.name, **spec.kwargs)
     assert isinstance(net, SuperNet)
-    method = ScaleNet(net, grids=[asdict(grid) for grid in plan.grids], crop_area=CROP)
+    method = ScaleNet(net, grids=[asdict(grid) for grid in plan.grids], seed=options.seed, crop_area=CROP)
     steps, started = options.iterations, time.perf_counter()
     print(f"\nsuper-supernet of {sum(p.numel() for p in net.parameters()):,} parameters, {steps} iterations")
 

@@ -66,7 +66,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The network an architecture names: an entry of `models.MODELS` and its keyword arguments (JSON-able)."""
+    """The network an architecture names: an entry of `models.MODELS`, and JSON-able keyword arguments."""
 
     name: str
     kwargs: Mapping[str, Any]
@@ -107,7 +107,8 @@ class SearchSpace:
     the codes that build the same network to one of them, so that `Architecture.key` is identity. `inputs`
     is the shape (channels, height, width) of the tensor a network takes. `baseline` is the published
     reference point, `largest` the point with every option at its last index, unless `largest_genes` says
-    which (a published numbering of the options need not rise with their size).
+    which (a published numbering of the options need not rise with their size). `tags` say what it is for:
+    "diffusion", "classification", "scaling", "table".
     """
 
     name: str
@@ -120,9 +121,7 @@ class SearchSpace:
     baseline_genes: Genes | None = None
     largest_genes: Genes | None = None
     about: str = ""
-    tags: tuple[str, ...] = field(
-        default=()
-    )  # what it can be used for: "diffusion", "classification", "table"
+    tags: tuple[str, ...] = field(default=())
 
     # ---------------------------------------------------------------- codes
 
@@ -219,7 +218,7 @@ class SearchSpace:
         raise InvalidArchitecture(f"{self.name}: {arch.key} has no allowed neighbour")
 
     def cross(self, left: Architecture, right: Architecture, rng: Random) -> Architecture:
-        """Uniform crossover: every gene from either parent. Falls back to `left` where no child is allowed."""
+        """Uniform crossover: every gene from either parent; `left` where no child is allowed."""
         for _ in range(SAMPLE_TRIES):
             genes = tuple(rng.choice(pair) for pair in zip(left.genes, right.genes, strict=True))
             child = self._try(genes)

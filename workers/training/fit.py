@@ -104,7 +104,7 @@ def fit(
         if checkpoint is not None and checkpoint.exists():
             done = safe = _resume(Checkpoint.load(checkpoint), method, optimizer, device)
         method.train()
-        shared = method if ranks.size == 1 else DistributedDataParallel(method)
+        shared = method if ranks.size == 1 else _exchanging(method)
         while done < steps and not should_stop():
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(done)
@@ -136,6 +136,10 @@ def fit(
         if checkpoint is not None and done > safe:
             save(checkpoint)
     return done
+
+
+def _exchanging(method: TrainingMethod) -> nn.Module:
+    return DistributedDataParallel(method, find_unused_parameters=method.partial)
 
 
 def _mine(batch: Batch, parts: int, ranks: Ranks) -> Iterator[tuple[int, Batch]]:

@@ -46,6 +46,8 @@ class TrainingMethod(nn.Module):
 
     views: ClassVar[tuple[str, ...]] = ()
     """What a batch must hold."""
+    partial: ClassVar[bool] = False
+    """Whether a step may leave parameters without a gradient."""
 
     def forward(self, batch: Batch, clock: Clock) -> Step:
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Training the super-supernet: the sampler, the loss, the schedule, what a step touches, and resuming."""
 
 import math
+import multiprocessing
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.supernet import SuperNet, render
+from models.supernet import Side, SuperNet, render
 from search_spaces.scaling import (
     PLANS,
     SCALENET,
@@ -23,6 +24,7 @@ from search_spaces.scaling import (
     supernet_of,
 )
 from workers.training.data import ImageBatches, Images
+from workers.training.distributed import ALONE, Ranks
 from workers.training.fit import fit
 from workers.training.method import Clock
 from workers.training.methods.scalenet import (
@@ -50,7 +52,7 @@ def supernet(seed: int = 0) -> SuperNet:
 
 def method(**options: object) -> ScaleNet:
     grids = [asdict(grid) for grid in PLAN.grids]
-    return ScaleNet(supernet(), **{"grids": grids, **options})  # type: ignore[arg-type]
+    return ScaleNet(supernet(), **{"grids": grids, "seed": 0, **options})  # type: ignore[arg-type]
 
 
 def batch(count: int = 8) -> dict[str, Tensor]:
@@ -209,14 +211,35 @@ def test_a_crop_shows_a_box_inside_the_image() -> None:
 # -------------------------------------------------------------------- steps
 
 
+def loss_of(training: ScaleNet, step: int) -> float:
+    torch.manual_seed(5)
+    value: float = training(batch(), Clock(step, 10, 0)).loss.item()
+    return value
+
+
+class Mirrored(SuperNet):
+    """Takes the other side than it is asked for."""
+
+    def forward(self, images: Tensor, side: Side = "left") -> Tensor:
+        return super().forward(images, "right" if side == "left" else "left")
+
+
 def test_sides_take_turns_or_share_the_loss() -> None:
-    losses = {}
-    for name, sides, step in (("left", "alternate", 0), ("right", "alternate", 1), ("both", "both", 0)):
-        training = method(sides=sides)
-        torch.manual_seed(5)
-        losses[name] = training(batch(), Clock(step, 10, 0)).loss.item()
-    assert losses["left"] != losses["right"]
-    assert losses["both"] == pytest.approx((losses["left"] + losses["right"]) / 2)
+    for step in (0, 1):
+        turns, shared, mirrored = method(), method(sides="both"), method()
+        mirrored.model.__class__ = Mirrored
+        own, mirror = loss_of(turns, step), loss_of(mirrored, step)
+        assert own != mirror
+        assert loss_of(shared, step) == pytest.approx((own + mirror) / 2)
+
+
+def test_even_steps_train_the_left_and_odd_ones_the_right() -> None:
+    training = method()
+    sides = []
+    training.model.register_forward_pre_hook(lambda _, given: sides.append(given[1]))
+    for step in range(4):
+        training(batch(), Clock(step, 10, 0))
+    assert sides == ["left", "right", "left", "right"]
 
 
 def test_a_step_leaves_what_it_did_not_use_as_it_was() -> None:
@@ -234,7 +257,9 @@ def test_a_step_leaves_what_it_did_not_use_as_it_was() -> None:
         shared = {name for name, _ in net.named_parameters() if not name.startswith("stages")}
         for name, parameter in net.named_parameters():
             used = name in shared or id(parameter) in active
-            assert torch.equal(parameter, before[name]) != used, name
+            assert (parameter.grad is not None) == used, name
+            assert used or torch.equal(parameter, before[name]), name
+        assert any(not torch.equal(p, before[name]) for name, p in net.named_parameters())
 
 
 def test_the_same_seed_gives_the_same_loss() -> None:
@@ -252,7 +277,7 @@ def test_thirty_steps_on_one_batch_lower_the_loss() -> None:
     stages = [(1, 1, 4, 4, 1), (1, 2, 4, 6, 6)]
     net = SuperNet(channels=1, stem=4, stages=stages, head=32, classes=10, widest=1640, deepest=1000)
     grid = {"depths": [1000], "widths": [1000, 1200], "resolutions": [16]}
-    training = ScaleNet(net, grids=[grid], sides="both", crop_area=WHOLE, crop_ratio=WHOLE)
+    training = ScaleNet(net, grids=[grid], seed=0, sides="both", crop_area=WHOLE, crop_ratio=WHOLE)
     optimizer, images = make_optimizer(net, learning_rate=0.2), batch(20)
     losses = []
     torch.manual_seed(0)
@@ -288,6 +313,49 @@ def test_a_run_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def one_of_two(rank: int, folder: Path, ranks: Ranks) -> None:
+    """Trains four steps in two parts, as one of two processes or alone, and leaves the weights."""
+    if ranks.size > 1:
+        store = torch.distributed.FileStore(str(folder / "store"), ranks.size)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks.size)
+    torch.manual_seed(0)
+    pixels = torch.randint(17, (40, 1, 8, 8), dtype=torch.uint8)
+    training = method()
+    fit(
+        training,
+        ImageBatches(Images(pixels, torch.arange(40) % 10, peak=16), 8, seed=0),
+        optimizer=make_optimizer(training.model, learning_rate=0.05),
+        steps=4,
+        seed=4,
+        parts=2,
+        ranks=ranks,
+    )
+    torch.save(dict(training.model.named_parameters()), folder / f"{ranks.size}-{rank}.pt")
+    if ranks.size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_the_same_subnets_to_the_same_weights_as_one(tmp_path: Path) -> None:
+    one_of_two(0, tmp_path, ALONE)
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=one_of_two, args=(rank, tmp_path, Ranks(rank, 2))) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for name in alone:
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], alone[name], atol=1e-5, rtol=1e-4)
+    untouched = dict(method().model.named_parameters())
+    still = [name for name in alone if torch.equal(alone[name], untouched[name])]
+    assert still  # some candidates were in no step
+    assert all(torch.equal(first[name], untouched[name]) for name in still)
+
+
 def test_another_network_is_refused() -> None:
     with pytest.raises(TypeError, match="super-supernet, not a Linear"):
-        ScaleNet(torch.nn.Linear(2, 2), grids=[])
+        ScaleNet(torch.nn.Linear(2, 2), grids=[], seed=0)

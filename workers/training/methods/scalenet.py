@@ -5,6 +5,7 @@ and trains the left or the right slices of that subnet. Parameters of candidates
 have no gradient and are left as they are: neither decayed nor moved by momentum.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,23 +42,28 @@ class Draw:
     resolution: int
 
 
-def draw(layers: Sequence[int], grids: Sequence[Grid]) -> Draw:
-    """Hierarchical sampling, from torch's global generator.
+def draw(layers: Sequence[int], grids: Sequence[Grid], generator: torch.Generator | None = None) -> Draw:
+    """Hierarchical sampling; without a generator from torch's global one.
 
     A scaling stage in proportion to its number of widths, so that all widths are equally likely; depth,
     width and resolution uniformly and independently within it; then a base with a uniform number of layers
     in each of its stages, of at most `layers`, and a uniform operation in each layer.
     """
     share = torch.tensor([float(len(grid.widths)) for grid in grids])
-    stage = int(torch.multinomial(share, 1))
+
+    def one(options: Sequence[int]) -> int:
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    stage = int(torch.multinomial(share, 1, generator=generator))
     grid = grids[stage]
-    depth, width, resolution = _one(grid.depths), _one(grid.widths), _one(grid.resolutions)
-    base = tuple(tuple(_one(KERNELS) for _ in range(_one(range(1, most + 1)))) for most in layers)
+    depth, width, resolution = one(grid.depths), one(grid.widths), one(grid.resolutions)
+    base = tuple(tuple(one(KERNELS) for _ in range(one(range(1, most + 1)))) for most in layers)
     return Draw(base, stage, depth, width, resolution)
 
 
-def _one(options: Sequence[int]) -> int:
-    return options[int(torch.randint(len(options), ()))]
+def _generator(seed: int, step: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def random_crops(
@@ -98,7 +104,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
 
 
 class ScaleNet(TrainingMethod):
-    """One subnet a step.
+    """One subnet a step, by `seed` and the number of the step: all parts of a batch train the same.
 
     With `sides` "alternate" even steps train its left slices and odd steps its right ones; with "both" every
     step trains both, each with half the loss. `grids` name depths, widths and resolutions for each scaling
@@ -106,12 +112,14 @@ class ScaleNet(TrainingMethod):
     """
 
     views = ("images", "labels")
+    partial = True
 
     def __init__(
         self,
         model: nn.Module,
         *,
         grids: Iterable[Mapping[str, Sequence[int]]],
+        seed: int,
         sides: Literal["alternate", "both"] = "alternate",
         label_smoothing: float = 0.1,
         crop_area: tuple[float, float] = (0.08, 1.0),
@@ -122,12 +130,12 @@ class ScaleNet(TrainingMethod):
             raise TypeError(f"scalenet trains a super-supernet, not a {type(model).__name__}")
         self.model = model
         self.grids = tuple(Grid(**grid) for grid in grids)
-        self.sides = sides
+        self.seed, self.sides = seed, sides
         self.label_smoothing = label_smoothing
         self.crop_area, self.crop_ratio = crop_area, crop_ratio
 
     def forward(self, batch: Batch, clock: Clock) -> Step:
-        net = draw(self.model.layers, self.grids)
+        net = draw(self.model.layers, self.grids, _generator(self.seed, clock.step))
         self.model.activate(net.base, depth=net.depth, width=net.width)
         images = random_crops(batch["images"], net.resolution, area=self.crop_area, ratio=self.crop_ratio)
         if self.sides == "both":
