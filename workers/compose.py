@@ -41,6 +41,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.trials.timeout_s,
         leaves_files=needs_ray(spec),
+        latency=spec.wants_latency,
     )
     talks = isinstance(spec.config.proposer, LLMProposer)
     problem = Problem(space, spec.constraints.limits(), setup.objectives)
@@ -56,10 +57,16 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         ),
         executor=_make_executor(spec, settings),
         setup=setup,
-        signature=f"{evaluator_of(setup).signature}/seed{spec.seed}",
+        signature=f"{_signature(setup)}/seed{spec.seed}",
         trains=needs_ray(spec),
         slow_proposer=talks,
     )
+
+
+def _signature(setup: TrialSetup) -> str:
+    """The evaluator's, and where a latency was measured: times of another device are no evidence."""
+    measured = evaluator_of(setup).signature
+    return f"{measured}/latency-{setup.device}" if setup.latency else measured
 
 
 def _language_model(settings: WorkerSettings) -> LanguageModel | None:

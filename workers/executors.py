@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 EVALUATOR_SPEC: TypeAdapter[EvaluatorSpec] = TypeAdapter(EvaluatorSpec)
 RECIPE_SPEC: TypeAdapter[RecipeSpec] = TypeAdapter(RecipeSpec)
 CHECKPOINT = "checkpoint.pt"
+LATENCY = "latency_ms"
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,20 @@ class TrialSetup:
     trains: bool = False
     leaves_files: bool = True
     """False for look-ups: a folder for each would cost more than they do."""
+    latency: bool = False
+    """Measure `latency_ms` too, where the evaluator does not know it."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One evaluation to run; `id` is the candidate's."""
+    """One evaluation to run; `id` is the candidate's. `known` are metrics that need no measuring."""
 
     id: str
     arch: Architecture
     seed: int
     setup: TrialSetup
     reference: Mapping[str, float] | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """`crashed` says that the process or its code broke, so that trying again may help."""
+    """`crashed` says that the process or its code broke, so that trying again may help.
+
+    `device_seconds` is None where the process is gone, and nobody is left to say.
+    """
 
     id: str
     reason: str
     crashed: bool = False
+    device_seconds: float | None = None
 
 
 Passing = Progress | Kept | Saved
@@ -143,8 +151,7 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     if not setup.leaves_files:
         trial = Trial(task.arch, task.seed, Path(os.devnull), task.reference)
         measurement = evaluator_of(setup).evaluate(trial, lambda step, metrics: None)
-        _check_finite(measurement, setup.objectives)
-        return Done(task.id, measurement)
+        return Done(task.id, _whole(task, measurement))
     artifacts, place = ArtifactStore(setup.artifact_root), artifact_folder(setup.job_id, task.id)
     deadline = time.monotonic() + setup.timeout_s if setup.timeout_s else math.inf
 
@@ -169,8 +176,7 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
         if setup.trains:
             artifacts.fetch(f"{place}/{CHECKPOINT}", checkpoint)
             trial = replace(trial, checkpoint=CheckpointFile(checkpoint, saved))
-        measurement = evaluator.evaluate(trial, report)
-        _check_finite(measurement, setup.objectives)
+        measurement = _whole(task, evaluator.evaluate(trial, report))
         return Done(task.id, measurement, artifacts.put_folder(folder, place))
 
 
@@ -192,13 +198,28 @@ def artifact_folder(job_id: str, candidate_id: str) -> str:
 
 def end_of(task: TrialTask, tell: Callable[[Passing], None]) -> Ending:
     """How the trial ends, whatever happens in it: the edge of a trial."""
+    started = time.monotonic()
     try:
         return run_trial(task, tell)
     except TrialFailed as failure:
-        return Failed(task.id, str(failure))
+        return Failed(task.id, str(failure), device_seconds=time.monotonic() - started)
     except Exception as error:  # a bug in one trial is that one's failure
         log.exception("trial %s", task.id)
-        return Failed(task.id, f"{type(error).__name__}: {error}", crashed=True)
+        reason = f"{type(error).__name__}: {error}"
+        return Failed(task.id, reason, crashed=True, device_seconds=time.monotonic() - started)
+
+
+def _whole(task: TrialTask, measured: Measurement) -> Measurement:
+    """What the evaluator measured, with the costs and the latency that every search may ask for."""
+    setup = task.setup
+    metrics = {**task.known, **measured.metrics}
+    if setup.latency and LATENCY not in metrics:
+        from workers.latency import latency_ms  # a table look-up does not wait for PyTorch
+
+        metrics[LATENCY] = latency_ms(find(setup.space), task.arch, setup.device)
+    measurement = replace(measured, metrics=metrics)
+    _check_finite(measurement, setup.objectives)
+    return measurement
 
 
 def _check_finite(measurement: Measurement, objectives: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from workers.beat import Beat
 from workers.executors import Done, Executor, Failed, Progress, TrialSetup, TrialTask
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer
+from workers.scoring import scorable, scores, violation
 
 POLL_SECONDS = 0.2
 FLUSH_SECONDS = 0.1  # how long cheap results may wait for company before they are written
@@ -46,17 +47,25 @@ class Search:
     """Trials cost device time: they are put on record before they run, and looked up in earlier jobs."""
     slow_proposer: bool = False
     """Ask ahead, in a thread, while trials run."""
+    earlier: tuple[Attempt, ...] = ()
+    """What other jobs have found that this one may learn from."""
 
 
 @dataclass
 class _Flight:
-    """A candidate that is being measured."""
+    """A candidate that is being measured. `device_seconds` is what tries before this one have taken."""
 
     id: str
     arch: Architecture
     cost: Cost
     origin: str
     tries: int = 1
+    device_seconds: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+
+    def held_seconds(self) -> float:
+        """How long this try has held a device, at most: it may have waited for one."""
+        return time.monotonic() - self.since
 
 
 @dataclass
@@ -192,7 +201,8 @@ class _Loop:
         if not self.search.trains:
             return {}
         keys = [proposal.arch.key for proposal in proposals]
-        return self.claim.store.measured(self.search.signature, keys)
+        found = self.claim.store.measured(self.search.signature, keys, project=self.claim.job.project)
+        return {key: row for key, row in found.items() if scorable(self.spec, _metrics(row))}
 
     def _candidate(self, proposal: Proposal, cost: Cost) -> NewCandidate:
         return NewCandidate(
@@ -210,7 +220,8 @@ class _Loop:
     def _task(self, flight: _Flight) -> TrialTask:
         # the baseline's own reference is empty: nothing has been measured before it
         reference = dict(self.state.reference) if self.spec.config.baseline else None
-        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference)
+        known = {"params": flight.cost.params, "macs": flight.cost.macs}
+        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference, known)
 
     # ---------------------------------------------------------------- tell
 
@@ -229,39 +240,46 @@ class _Loop:
 
     def _completed(self, flight: _Flight, done: Done) -> None:
         metrics = dict(done.measurement.metrics)
-        scores = tuple(o.score(metrics[o.metric]) for o in self.spec.objectives)
         outcome = Outcome(
             flight.id,
             CandidateState.COMPLETED,
             metrics=metrics,
-            scores=scores,
-            violation=_violation(self.spec, metrics),
-            device_seconds=done.measurement.device_seconds,
+            scores=scores(self.spec, metrics),
+            violation=violation(self.spec, metrics),
+            device_seconds=flight.device_seconds + done.measurement.device_seconds,
             files=done.files,
         )
         self._end(flight, outcome)
 
     def _reuse(self, flight: _Flight, known: Candidate) -> None:
         """Takes over what another job has paid for."""
-        scores = tuple(o.score(known.metrics[o.metric]) for o in self.spec.objectives)
-        violation = _violation(self.spec, known.metrics)
+        metrics = _metrics(known)
         outcome = Outcome(
             flight.id,
             CandidateState.COMPLETED,
-            metrics=known.metrics,
-            scores=scores,
-            violation=violation,
+            metrics=metrics,
+            scores=scores(self.spec, metrics),
+            violation=violation(self.spec, metrics),
             reused_from=known.id,
         )
         self._end(flight, outcome)
 
     def _failed(self, flight: _Flight, failed: Failed) -> None:
+        spent = flight.held_seconds() if failed.device_seconds is None else failed.device_seconds
+        flight.device_seconds += spent
         if failed.crashed and flight.tries <= self.spec.config.trials.retries:
             flight.tries += 1
-            self.claim.retry(flight.id, failed.reason)
+            flight.since = time.monotonic()
+            self.claim.retry(flight.id, failed.reason, device_seconds=spent)
             self.search.executor.submit(self._task(flight))
             return
-        self._end(flight, Outcome(flight.id, CandidateState.FAILED, reason=failed.reason))
+        outcome = Outcome(
+            flight.id,
+            CandidateState.FAILED,
+            reason=failed.reason,
+            device_seconds=flight.device_seconds,
+        )
+        self._end(flight, outcome)
         if self.spec.config.baseline and not self.state.reference:
             self._flush()
             raise SearchFailed(f"the baseline could not be measured: {failed.reason}")
@@ -301,11 +319,18 @@ class _Loop:
             return "all evaluations of the budget are used"
         if budget.wall_time_s is not None and self.beat.running_seconds() >= budget.wall_time_s:
             return "the wall time of the budget is used"
-        if budget.device_hours is not None and state.device_seconds >= budget.device_hours * 3600:
+        if budget.device_hours is not None and self._device_seconds() >= budget.device_hours * 3600:
             return "the device hours of the budget are used"
         if budget.patience is not None and state.since_best >= budget.patience:
             return f"no new best in {budget.patience} evaluations"
         return ""
+
+    def _device_seconds(self) -> float:
+        """What has been used, failures included, and what the trials in flight have used so far."""
+        flying = self.state.flying.values() if self.search.trains else ()
+        return self.state.device_seconds + sum(
+            flight.device_seconds + flight.held_seconds() for flight in flying
+        )
 
 
 # -------------------------------------------------------------------- the record
@@ -313,7 +338,7 @@ class _Loop:
 
 def _restore(claim: Claim, search: Search) -> _State:
     """The state that the job's rows tell of."""
-    state = _State()
+    state = _State(SearchMemory(earlier=search.earlier))
     rows = claim.candidates()
     ended = {CandidateState.COMPLETED, CandidateState.FAILED}
     for row in rows:
@@ -333,7 +358,7 @@ def _restore(claim: Claim, search: Search) -> _State:
         if row.state not in ended:
             arch = search.space.parse_key(row.key)
             cost = Cost(row.params, row.macs)
-            state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries)
+            state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries, row.device_seconds)
             state.memory = state.memory.asked(arch)
     return state
 
@@ -363,12 +388,9 @@ def _better(score: float, best: float | None) -> bool:
     return best is None or score > best
 
 
-def _violation(spec: SearchSpec, metrics: dict[str, float]) -> float:
-    """How far the constraints that are known only after measuring are broken."""
-    limit = spec.constraints.latency_ms
-    if limit is None:
-        return 0.0
-    return abs(limit.bound().excess(metrics["latency_ms"]))
+def _metrics(row: Candidate) -> dict[str, float]:
+    """What a row says of its candidate: the metrics, and the costs that are columns of their own."""
+    return {"params": row.params, "macs": row.macs, **row.metrics}
 
 
 def _result(claim: Claim) -> dict[str, Any]:

@@ -144,13 +144,17 @@ class Claim:
                 session.connection().execute(_END, changes)
             session.add_all(self._artifacts(outcomes))
 
-    def retry(self, candidate_id: str, reason: str) -> None:
-        """Counts one more try of a running (or put aside) candidate."""
+    def retry(self, candidate_id: str, reason: str, *, device_seconds: float = 0.0) -> None:
+        """Counts one more try of a running (or put aside) candidate, and what the one before has taken."""
         with self._writing([NewEvent("candidate.retried", {"reason": reason}, candidate_id)]) as session:
             session.execute(
                 update(Candidate)
                 .where(Candidate.id == candidate_id)
-                .values(state=CandidateState.RUNNING, tries=Candidate.tries + 1)
+                .values(
+                    state=CandidateState.RUNNING,
+                    tries=Candidate.tries + 1,
+                    device_seconds=Candidate.device_seconds + device_seconds,
+                )
             )
 
     def report(self, candidate_id: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -433,6 +433,12 @@ class SearchSpec(Spec):
         check_search(self)
         return self
 
+    @property
+    def wants_latency(self) -> bool:
+        """Whether candidates are judged by how fast they are."""
+        asked = {objective.metric for objective in self.objectives}
+        return "latency_ms" in asked or self.constraints.latency_ms is not None
+
 
 class TrainSpec(Spec):
     """Train one architecture to the end, and keep its weights."""

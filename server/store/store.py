@@ -349,10 +349,13 @@ class Store:
         with self.reading() as session:
             return list(session.scalars(select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id)))
 
-    def measured(self, signature: str, keys: Sequence[str]) -> dict[str, Candidate]:
-        """Completed candidates of any job with this evaluation signature, by key."""
-        query = select(Candidate).where(
-            Candidate.signature == signature, Candidate.key.in_(keys), Candidate.scores.is_not(None)
+    def measured(self, signature: str, keys: Sequence[str], *, project: str) -> dict[str, Candidate]:
+        """Completed candidates of the project's jobs with this evaluation signature, by key."""
+        query = (
+            select(Candidate)
+            .join(Job, Job.id == Candidate.job_id)
+            .where(Candidate.signature == signature, Candidate.key.in_(keys))
+            .where(Candidate.scores.is_not(None), Job.project == project)
         )
         with self.reading() as session:
             return {candidate.key: candidate for candidate in session.scalars(query.order_by(Candidate.id))}

@@ -53,7 +53,7 @@ def setup_of(tmp_path: Path, evaluator: str, **options: object) -> TrialSetup:
 
 def task(setup: TrialSetup, number: int = 0) -> TrialTask:
     arch = list(SPACE.neighbours(SPACE.largest))[number]
-    return TrialTask(f"task-{number}", arch, 0, setup)
+    return TrialTask(f"task-{number}", arch, 0, setup, known={"params": SPACE.cost_of(arch).params})
 
 
 def all_updates(executor: Executor, count: int) -> list[Update]:

@@ -651,9 +651,9 @@ def test_what_was_measured_is_found_by_signature_and_key_and_only_when_it_was_co
     outcomes = [an_outcome(done.id), Outcome(failed.id, CandidateState.FAILED, reason="diverged")]
     claim.record([done, failed, running], outcomes, 1)
     keys = [done.key, failed.key, running.key, "unet-8:unknown"]
-    found = store.measured("cost", keys)
+    found = store.measured("cost", keys, project="default")
     assert {key: row.id for key, row in found.items()} == {done.key: done.id}
-    assert store.measured("another evaluation", keys) == {}
+    assert store.measured("another evaluation", keys, project="default") == {}
 
 
 def test_times_come_back_as_utc(store: Store) -> None:

@@ -5,7 +5,7 @@ from workers.trial import Measurement, Report, Trial
 
 
 class CostEvaluator:
-    """Measures `params` and `macs`; `score` is the parameters with a minus sign: the smaller, the better."""
+    """Measures `score`, the parameters with a minus sign: the smaller, the better."""
 
     signature = "cost"
 
@@ -13,5 +13,4 @@ class CostEvaluator:
         self.space = space
 
     def evaluate(self, trial: Trial, report: Report) -> Measurement:
-        cost = self.space.cost_of(trial.arch)
-        return Measurement({"params": cost.params, "macs": cost.macs, "score": -cost.params})
+        return Measurement({"score": -self.space.cost_of(trial.arch).params})

@@ -1,6 +1,5 @@
 """Looks results up instead of training: whole searches in milliseconds, on networks that others trained."""
 
-from functools import cache
 from pathlib import Path
 
 from search_spaces.space import Architecture, SearchSpace
@@ -10,7 +9,7 @@ from workers.trial import Measurement, Report, Trial, TrialFailed
 
 
 class TableEvaluator:
-    """Measures a table's search metrics, `val_accuracy` (in %) where it is published, and `params`, `macs`.
+    """Measures a table's search metrics, `val_accuracy` (in %) where it is published.
 
     What the table holds out is given by `report` alone, so that no proposer ever sees it.
 
@@ -26,15 +25,13 @@ class TableEvaluator:
         """Raises TableUnavailable, before any search starts."""
         self.table = open_table(space, dataset, data_root, name=spec.table, protocol=spec.protocol)
         self.signature = f"table/{self.table.name}/{spec.protocol}-{self.table.digest}"
-        self._cost = cache(space.cost_of)
 
     def evaluate(self, trial: Trial, report: Report) -> Measurement:
         """Raises TrialFailed where the architecture is not in the table."""
         found = self.table.measured(trial.arch.genes)
         if found is None:
             raise TrialFailed(self._absent(trial.arch))
-        cost = self._cost(trial.arch)
-        return Measurement({"params": cost.params, "macs": cost.macs, **found})
+        return Measurement(found)
 
     def report(self, arch: Architecture) -> dict[str, float]:
         """What the table holds out, `test_accuracy` (in %) where it is published. Raises LookupError."""

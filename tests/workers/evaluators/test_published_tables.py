@@ -320,9 +320,5 @@ def test_the_evaluator_measures_what_the_table_says() -> None:
     evaluator = TableEvaluator(TableEvaluation(), space, "cifar10", data_root=folder())
     arch = space.architecture(code("333132"))
     measurement = evaluator.evaluate(Trial(arch, 0, Path(".")), lambda step, metrics: None)
-    assert measurement.metrics == {
-        "val_accuracy": pytest.approx(91.6067, abs=1e-4),
-        "params": 73_306 + 243_040 * 4 + 28_000,
-        "macs": 7_783_040 + 35_389_440 * 4 + 3_932_160,
-    }
+    assert measurement.metrics == {"val_accuracy": pytest.approx(91.6067, abs=1e-4)}
     assert evaluator.report(arch) == {"test_accuracy": pytest.approx(94.3733, abs=1e-4)}
