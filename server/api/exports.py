@@ -28,9 +28,9 @@ IN_MEMORY_BYTES = 8 << 20  # a larger archive is built on disk
 def export(candidate_id: str, store: StoreDep, files: ArtifactsDep) -> Response:
     """The candidate as a ZIP file: `architecture.json`, and `model.safetensors` where it was trained."""
     row = store.candidate(candidate_id)
-    weights = [file for file in store.artifacts(row.job_id, row.id) if file.name == WEIGHTS_FILE]
-    text = json.dumps(architecture_of(row, store.job(row.job_id)), indent=2)
-    archive = _archive(text, weights[-1] if weights else None, files)
+    kept = [file for file in store.artifacts(row.job_id, row.id) if file.name == WEIGHTS_FILE]
+    weights = _read(kept[-1], files) if kept else None
+    archive = _archive(json.dumps(architecture_of(row, store.job(row.job_id)), indent=2), weights)
     headers = {
         "Content-Disposition": f'attachment; filename="{row.id}.zip"',
         "X-Content-Type-Options": "nosniff",
@@ -38,19 +38,20 @@ def export(candidate_id: str, store: StoreDep, files: ArtifactsDep) -> Response:
     return StreamingResponse(_chunks(archive), media_type="application/zip", headers=headers)
 
 
-def _archive(architecture: str, weights: Artifact | None, files: ArtifactStore) -> IO[bytes]:
+def _read(weights: Artifact, files: ArtifactStore) -> Iterator[bytes]:
+    try:
+        return files.read(weights.path)
+    except FileNotFoundError:
+        raise NotFound(f"the weights of {weights.candidate_id} are gone from the artifact store") from None
+
+
+def _archive(architecture: str, weights: Iterator[bytes] | None) -> IO[bytes]:
     archive = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)
     with zipfile.ZipFile(archive, "w") as bundle:
         bundle.writestr(ARCHITECTURE_FILE, architecture)
         if weights is not None:
-            try:
-                chunks = files.read(weights.path)
-            except FileNotFoundError:
-                raise NotFound(
-                    f"the weights of {weights.candidate_id} are gone from the artifact store"
-                ) from None
             with bundle.open(WEIGHTS_FILE, "w", force_zip64=True) as entry:
-                entry.writelines(chunks)
+                entry.writelines(weights)
     archive.seek(0)
     return archive
 
