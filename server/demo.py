@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ REQUEST: dict[str, Any] = {
 def run_demo(data_dir: Path, evaluations: int) -> None:
     """Serves, submits over REST, follows the search, and tells what was found. Raises RuntimeError."""
     console = Console()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with serving(data_dir) as url:
-        client = Client(url)
+    with ExitStack() as exits:
+        url = exits.enter_context(serving(data_dir))
+        client = exits.enter_context(Client(url))
         console.print(f"Archsmith serves at [link={url}]{url}[/link] (data in {data_dir.absolute()})")
         job = client.submit({**REQUEST, "budget": {"evaluations": evaluations}})
         console.print(f"Submitted search {job['id']}: {job['method']} on {job['space']} / {job['dataset']}")
@@ -72,6 +72,7 @@ def _report(console: Console, client: Client, job: Mapping[str, Any], data_dir: 
 @contextmanager
 def serving(data_dir: Path) -> Iterator[str]:
     """`archsmith serve` on a free port, in a process of its own; gives its address."""
+    data_dir.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     log_file = data_dir / "serve.log"
@@ -79,7 +80,8 @@ def serving(data_dir: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ)
         url = f"http://127.0.0.1:{port}"
         try:
-            _wait_until_ready(Client(url), process, log_file)
+            with Client(url) as client:
+                _wait_until_ready(client, process, log_file)
             yield url
         finally:
             process.terminate()

@@ -166,6 +166,7 @@ class FakeModel:
     delay_s: float = 5.0
     refusals: int = 2
     """How many requests a rude server refuses before it answers one."""
+    retry_after_s: int = 7
     requests: list[dict[str, Any]] = field(default_factory=list)
     last_key: str = ""
 
@@ -182,7 +183,7 @@ class FakeModel:
             return _error(400, f"'response_format' of type {form!r} is not supported", "response_format")
         if self.behaviour == "rude" and len(self.requests) % (self.refusals + 1):
             status = 429 if len(self.requests) % 2 else 503
-            return _error(status, "come back later", None, {"Retry-After": "7"})
+            return _error(status, "come back later", None, {"Retry-After": str(self.retry_after_s)})
         if self.behaviour == "no-key":
             return _error(401, f"Incorrect API key provided: {self.last_key}", None)
         if self.behaviour == "garbage":

@@ -23,6 +23,6 @@ def served(tmp_path: Path, feature_cache: Path, monkeypatch: pytest.MonkeyPatch)
     data_dir = tmp_path / "var"
     (data_dir / "cache").mkdir(parents=True)
     shutil.copytree(feature_cache, data_dir / "cache", dirs_exist_ok=True)
-    with serving(data_dir) as url:
-        yield Client(url)
+    with serving(data_dir) as url, Client(url) as client:
+        yield client
     shutil.copytree(data_dir / "cache", feature_cache, dirs_exist_ok=True)
