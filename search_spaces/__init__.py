@@ -11,6 +11,7 @@ from pathlib import Path
 
 from search_spaces.cell import NASBENCH201
 from search_spaces.channels import CHANNEL_MOBILENET, CHANNEL_RESNET
+from search_spaces.diffusion_unet import NAMED as NAMED_UNETS
 from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_64
 from search_spaces.macro import MACRO_8, NASBENCH_MACRO
 from search_spaces.mobile import MOBILE_64, MOBILE_IMAGENET
@@ -22,7 +23,8 @@ from search_spaces.scaling import (
     SCALENET_BASE_SPACE,
     SCALENET_SPACE,
 )
-from search_spaces.space import SearchSpace
+from search_spaces.scaling import NAMED as NAMED_FAMILY
+from search_spaces.space import Architecture, SearchSpace
 
 SPACES: dict[str, SearchSpace] = {
     "unet-8": UNET_8,
@@ -42,6 +44,9 @@ SPACES: dict[str, SearchSpace] = {
     "mobile-imagenet": MOBILE_IMAGENET,
     "mobile-64": MOBILE_64,
 }
+
+NAMED: dict[str, Architecture] = {**NAMED_UNETS, **NAMED_FAMILY}
+"""Published architectures by name."""
 
 ENTRY_POINTS = "archsmith.spaces"
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from search_spaces import SPACES, every, find
-from search_spaces.diffusion_unet import NAMED
+from search_spaces import NAMED, SPACES, every, find
 from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
 from server.store.datasets import DATASETS
 
@@ -139,21 +138,21 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
     the wrong type is left as it is, for the specification's own validation to refuse.
     """
     request = dict(request)
-    method = _known(request.get("method", "evolution"), SEARCH_METHODS, "method")
+    method = known(request.get("method", "evolution"), SEARCH_METHODS, "method")
     request["method"] = request.get("method", "evolution")
     request.setdefault("space", method.space)
     space = _space(request["space"])
     request.setdefault("dataset", _dataset_of(space, method))
     if isinstance(request["dataset"], str):
-        _known(request["dataset"], DATASETS, "dataset")
+        known(request["dataset"], DATASETS, "dataset")
 
     config = request.get("config", {})
     if not isinstance(config, Mapping):
         return request
-    proposer = _merged(method.proposer, config.get("proposer", {}))
+    proposer = merged(method.proposer, config.get("proposer", {}))
     fitting = method.evaluator if method.evaluator.get("kind") in _evaluators_of(space) else {}
     default = fitting or {"kind": _evaluators_of(space)[0]}
-    evaluator = _merged(default, config.get("evaluator", {}))
+    evaluator = merged(default, config.get("evaluator", {}))
     trains_unets = isinstance(evaluator, Mapping) and evaluator.get("kind") == "diffusion"
     baseline = trains_unets and space.baseline is not None
     request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
@@ -170,7 +169,7 @@ def complete_training(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for a method, space or data set that does not exist, naming those that do.
     """
     request = dict(request)
-    method = _known(request.get("method"), TRAIN_METHODS, "method")
+    method = known(request.get("method"), TRAIN_METHODS, "method")
     request.setdefault("architecture", dict(method.architecture))
     request.setdefault("objectives", [dict(objective) for objective in method.objectives])
     if request.get("dataset") is None and (space := _space_named(request["architecture"])) is not None:
@@ -180,9 +179,9 @@ def complete_training(request: Mapping[str, Any]) -> dict[str, Any]:
         return request
     suited: Mapping[str, Any] = {}
     if request.get("dataset") is not None:
-        _known(request["dataset"], DATASETS, "dataset")
+        known(request["dataset"], DATASETS, "dataset")
         suited = method.on.get(request["dataset"], {})
-    recipe = _merged({"kind": request["method"], **suited}, config.get("recipe", {}))
+    recipe = merged({"kind": request["method"], **suited}, config.get("recipe", {}))
     request["config"] = {**config, "recipe": recipe}
     return request
 
@@ -296,13 +295,13 @@ def _space(name: object) -> SearchSpace:
         raise ValueError(f"space: {name!r} is unknown; choose one of {sorted(every())}") from None
 
 
-def _known(name: object, table: Mapping[str, T], field_name: str) -> T:
+def known(name: object, table: Mapping[str, T], field_name: str) -> T:
     if not isinstance(name, str) or name not in table:
         raise ValueError(f"{field_name}: {name!r} is unknown; choose one of {sorted(table)}")
     return table[name]
 
 
-def _merged(default: Mapping[str, Any], given: object) -> object:
+def merged(default: Mapping[str, Any], given: object) -> object:
     """The given options over the defaults; another `kind` than the default's starts from nothing."""
     if not isinstance(given, Mapping):
         return given

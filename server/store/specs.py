@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from search_spaces import find
-from search_spaces.diffusion_unet import NAMED
+from search_spaces import NAMED, find
 from search_spaces.space import Architecture, Bound
 from server.store.methods import check_search, check_training, complete_search, complete_training
+from server.store.scale_methods import check_scale, complete_scale
 
 
 class Spec(BaseModel):
@@ -397,12 +397,117 @@ class TrainConfig(Spec):
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> Self:
-        parts = self.recipe.accumulate * self.resources.workers
-        if self.recipe.batch % parts:
+        check_shared(self.recipe.batch, self.recipe.accumulate, self.resources, "recipe")
+        return self
+
+
+def check_shared(batch: int, accumulate: int, resources: ResourcesSpec, field: str) -> None:
+    """Raises ValueError where the processes cannot get as many images each."""
+    parts = accumulate * resources.workers
+    if batch % parts:
+        raise ValueError(
+            f"{field}.batch {batch} is no multiple of {field}.accumulate x resources.workers "
+            f"= {parts}: every process must get as many images"
+        )
+
+
+# -------------------------------------------------------------------- how a family is searched
+
+
+class SupernetRecipe(Spec):
+    """Trains the super-supernet by hierarchical sampling (ScaleNet, arXiv 2207.07267).
+
+    The defaults are the released ones for ImageNet. Small data sets have defaults of their own
+    (`GET /v1/methods`).
+    """
+
+    kind: Literal["supernet"] = "supernet"
+    steps: int = Field(750_000, ge=1, le=10_000_000)
+    batch: int = Field(256, ge=1, le=65_536)
+    """Images of one optimizer step, over all processes."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Parts that every process cuts its share of a batch into, one after another, to need less memory."""
+    learning_rate: float = Field(0.12, gt=0, le=10)
+    warmup: int = Field(375, ge=0)
+    """Steps over which the learning rate rises."""
+    weight_decay: float = Field(4e-5, ge=0)
+    """Of the classifier; convolutions decay twice as fast."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    clip: float | None = Field(None, gt=0)
+    sides: Literal["alternate", "both"] = "alternate"
+    """Train the left and the right slices in turn, or both in every step."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Share of the image that a random crop shows: least and most."""
+    held_out: int | None = Field(None, ge=16)
+    """Images kept from training, for the search to score networks on: the validation images, and as many of
+    the training images as those are short of it. Left out: the validation images."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps between checkpoints: what a lost process costs at most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        least, most = self.crop_area
+        if not 0 < least <= most <= 1:
             raise ValueError(
-                f"recipe.batch {self.recipe.batch} is no multiple of recipe.accumulate x resources.workers "
-                f"= {parts}: every process must get as many images"
+                f"crop_area {self.crop_area} must be two shares above 0, up to 1, the least first"
             )
+        return self
+
+
+class SupernetEvaluation(Spec):
+    """Scores a network by the weights it inherits. Made by a scale job for its own search."""
+
+    kind: Literal["supernet"] = "supernet"
+    weights: str
+    """Path of the super-supernet in the artifact store."""
+    sha256: str
+    held_out: int | None
+    batch: int
+    zoom: float
+
+
+class MarkovSearch(Spec):
+    """Markov-chain evolution of the base and its scaling strategies, with the published sizes."""
+
+    rounds: int = Field(8, ge=1, le=1000)
+    initial_bases: int = Field(20, ge=1, le=10_000)
+    """Random bases over which the first strategies are averaged."""
+    population: int = Field(64, ge=2, le=10_000)
+    generations: int = Field(40, ge=1, le=10_000)
+    batch: int = Field(64, ge=2, le=4096)
+    """Images whose statistics normalize a batch while a network is scored: scores belong to it."""
+    zoom: float = Field(256 / 224, ge=1, le=2)
+    """Held-out images are rendered so much larger than a network takes, and cut to their centre."""
+
+
+class FamilyConfig(Spec):
+    """What is made of the base and the strategies that were found."""
+
+    stages: int = Field(5, ge=1, le=6)
+    """The last scaling stage s, of 2^s times the base's FLOPs; those beyond the searched are extrapolated."""
+    training: SupervisedRecipe | None
+    """How members, and a sample of what was searched, are trained from scratch; null leaves that out."""
+    sample: int = Field(10, ge=0, le=1000)
+    """Networks of the search, from the worst to the best, that are trained too: to see how well inherited
+    scores order networks."""
+
+
+class ScaleConfig(Spec):
+    supernet: SupernetRecipe
+    search: MarkovSearch
+    family: FamilyConfig
+    trials: TrialsSpec = TrialsSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    """Of the training of the super-supernet."""
+
+    @property
+    def baseline(self) -> bool:
+        """There is no published reference point to measure first."""
+        return False
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        check_shared(self.supernet.batch, self.supernet.accumulate, self.resources, "supernet")
         return self
 
 
@@ -472,6 +577,37 @@ class TrainSpec(Spec):
         return self.architecture.point().space
 
 
+class ScaleSpec(Spec):
+    """Search a base network and how to scale it, and hand back the family."""
+
+    kind: Literal["scale"] = "scale"
+    name: str = Field("", max_length=200)
+    method: str
+    space: str
+    """A scaling plan: `scalenet-8`, `scalenet-32`, ..."""
+    dataset: str
+    seed: int = Field(0, ge=0, lt=2**31)
+    objectives: tuple[Objective, ...]
+    budget: Budget
+    """`evaluations` left out: as many as the search takes at most."""
+    config: ScaleConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, request: Any) -> Any:
+        return complete_scale(request) if isinstance(request, Mapping) else request
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_scale(self)
+        return self
+
+    @property
+    def constraints(self) -> Constraints:
+        """FLOPs are bound by the plan; there are no others."""
+        return Constraints()
+
+
 def _kind(request: Any) -> str | None:
     """A search, unless something else is said."""
     kind = request.get("kind", "search") if isinstance(request, Mapping) else getattr(request, "kind", None)
@@ -479,9 +615,13 @@ def _kind(request: Any) -> str | None:
 
 
 JobSpec = Annotated[
-    Annotated[SearchSpec, Tag("search")] | Annotated[TrainSpec, Tag("train")],
+    Annotated[SearchSpec, Tag("search")]
+    | Annotated[TrainSpec, Tag("train")]
+    | Annotated[ScaleSpec, Tag("scale")],
     Discriminator(
-        _kind, custom_error_type="kind", custom_error_message="kind: give an object with kind search or train"
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="kind: give an object with kind search, train or scale",
     ),
 ]
 
