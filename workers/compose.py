@@ -5,7 +5,7 @@ from pathlib import Path
 
 import search_spaces
 from search_spaces.space import Architecture
-from server.store import views
+from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
 from server.store.specs import JobSpec, LLMProposer, PickedArchitecture, ResourcesSpec, SearchSpec, TrainSpec
@@ -13,7 +13,7 @@ from server.store.tables import Candidate
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
 from workers.journal import StoreJournal
 from workers.llm import LanguageModel, LLMBudget
-from workers.loop import Search
+from workers.loop import Search, attempts
 from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
 from workers.settings import WorkerSettings
@@ -44,6 +44,8 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         latency=spec.wants_latency,
     )
     talks = isinstance(spec.config.proposer, LLMProposer)
+    signature = _signature(setup)
+    earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     problem = Problem(space, spec.constraints.limits(), setup.objectives)
     return Search(
         spec=spec,
@@ -57,9 +59,10 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         ),
         executor=_make_executor(spec, settings),
         setup=setup,
-        signature=f"{_signature(setup)}/seed{spec.seed}",
+        signature=f"{signature}/seed{spec.seed}",
         trains=needs_ray(spec),
         slow_proposer=talks,
+        earlier=attempts(spec, space, earlier),
     )
 
 

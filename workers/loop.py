@@ -363,6 +363,20 @@ def _restore(claim: Claim, search: Search) -> _State:
     return state
 
 
+def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) -> tuple[Attempt, ...]:
+    """What rows of other jobs come to under this search's objectives; those that say nothing of them drop out."""
+    found: list[Attempt] = []
+    for row in rows:
+        metrics, cost, arch = _metrics(row), Cost(row.params, row.macs), space.parse_key(row.key)
+        note = row.note or row.reason
+        if row.scores is None:
+            found.append(Attempt(arch, None, cost, row.origin, metrics, note))
+        elif scorable(spec, metrics):
+            measured, broken = scores(spec, metrics), violation(spec, metrics)
+            found.append(Attempt(arch, measured, cost, row.origin, metrics, note, broken))
+    return tuple(found)
+
+
 def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> Attempt:
     scores = None if outcome.scores is None else tuple(outcome.scores)
     metrics = dict(outcome.metrics)

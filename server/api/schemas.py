@@ -52,6 +52,11 @@ class JobDetail(JobView):
     """How many candidates are in each state."""
 
 
+class ImportView(View):
+    jobs: list[JobView]
+    """What the attempts now belong to."""
+
+
 class CandidateView(View):
     id: str
     job_id: str

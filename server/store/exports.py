@@ -35,7 +35,7 @@ def architecture_of(candidate: Candidate, job: Job) -> dict[str, Any]:
         "signature": candidate.signature,
         "job": job.id,
         "candidate": candidate.id,
-        "diffusion": _process(job) if "diffusion" in space.tags else None,
+        "diffusion": _process(job) if "diffusion" in space.tags and "config" in job.spec else None,
     }
 
 

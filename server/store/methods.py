@@ -156,7 +156,9 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
     trains_unets = isinstance(evaluator, Mapping) and evaluator.get("kind") == "diffusion"
     baseline = trains_unets and space.baseline is not None
     request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
-    if isinstance(evaluator, Mapping):
+    if trains_unets and not request["config"]["baseline"]:
+        request.setdefault("objectives", [{"metric": "fid", "goal": "minimize"}])
+    elif isinstance(evaluator, Mapping):
         request.setdefault("objectives", OBJECTIVES.get(str(evaluator.get("kind")), []))
     return request
 
@@ -231,6 +233,8 @@ def check_search(spec: "SearchSpec") -> None:
         )
     if spec.config.baseline and space.baseline is None:
         raise ValueError(f"config.baseline: space {space.name!r} has no published baseline")
+    if not spec.config.baseline and any(objective.metric == "rfid" for objective in spec.objectives):
+        raise ValueError("objectives: 'rfid' is relative to a baseline; set config.baseline, or ask for 'fid'")
     _check_limits(spec, space)
 
 

@@ -235,12 +235,24 @@ class TrialsSpec(Spec):
     early_stopping: Literal["none", "asha"] = "none"
 
 
+class EarlierJobs(Spec):
+    """What these jobs have measured."""
+
+    jobs: tuple[str, ...] = Field(min_length=1, max_length=100)
+
+
+WarmStart = Literal["space"] | EarlierJobs
+
+
 class SearchConfig(Spec):
     proposer: ProposerSpec
     evaluator: EvaluatorSpec
     trials: TrialsSpec = TrialsSpec()
     baseline: bool = False
     """Evaluate the space's published baseline first; relative metrics refer to it."""
+    warm_start: WarmStart | None = None
+    """Show the proposer what earlier jobs of the project have measured in the same space, on the same data
+    set and in the same way: those named by `jobs`, or all (`space`). It is evidence, and costs no budget."""
 
 
 # -------------------------------------------------------------------- what is trained

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Engine, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from server.store.chains import named_by, settled
+from server.store.chains import check_warm_start, named_by, settled, warm_started_from
 from server.store.claim import Claim, put_aside, put_down
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
@@ -83,6 +83,8 @@ class Store:
         the request names another job that is not there, or has nothing for this one.
         """
         earlier = self._earlier(spec, project)
+        for job_id in warm_started_from(spec):
+            check_warm_start(spec, self._job_of(job_id, project))
         if earlier is not None and isinstance(spec, TrainSpec):
             spec = settled(spec, earlier)
         request = spec.model_dump(mode="json")
@@ -120,12 +122,16 @@ class Store:
         named = named_by(spec)
         if named is None:
             return None
-        earlier = self.job(named.job)
-        if earlier.project != project:
-            raise NotFound(f"no job {named.job}")
+        earlier = self._job_of(named.job, project)
         if named.pick != "best" and self.candidate(named.pick).job_id != earlier.id:
             raise NotFound(f"no candidate {named.pick} in job {earlier.id}")
         return earlier
+
+    def _job_of(self, job_id: str, project: str) -> Job:
+        job = self.job(job_id)
+        if job.project != project:
+            raise NotFound(f"no job {job_id}")
+        return job
 
     def _same_submission(self, project: str, key: str, digest: str) -> Job:
         with self.reading() as session:
