@@ -56,28 +56,59 @@ def describe(candidate: Mapping[str, Any], metric: str) -> str:
 
 
 def follow(client: Client, job_id: str) -> None:
-    """Shows the job's progress until it has ended."""
+    """Shows the job's progress until it has ended: candidates of a search, steps of a training."""
     job = client.job(job_id)
-    objective = job["spec"]["objectives"][0]
-    best: float | None = None
+    shows = _TrainingBar if job["kind"] == "train" else _SearchBar
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("{task.fields[best]}"),
     )  # fmt: skip
     with Progress(*columns) as progress:
-        total = job["spec"]["budget"]["evaluations"]
-        task = progress.add_task(job["state"], total=total, best="")
+        bar = shows(progress, job)
         for event in client.events(job_id):
             noun, _, verb = event["kind"].partition(".")
             if noun == "job":
-                progress.update(task, description=verb.replace("_", " "))
-            elif verb == "completed":
-                best = _better(best, event["data"]["metrics"].get(objective["metric"]), objective["goal"])
-                shown = f"best {objective['metric']} {best:.4g}" if best is not None else ""
-                progress.update(task, advance=1, best=shown)
-            elif verb == "failed":
-                progress.update(task, advance=1)
-                progress.console.print(f"[red]a candidate failed:[/] {event['data'].get('reason', '')}")
+                progress.update(bar.task, description=verb.replace("_", " "))
+            elif noun == "candidate":
+                bar.moved(verb, event["data"])
+
+
+class _SearchBar:
+    """A step for every candidate that has ended, and the best value so far."""
+
+    def __init__(self, progress: Progress, job: Mapping[str, Any]) -> None:
+        self.progress, self.objective = progress, job["spec"]["objectives"][0]
+        self.task = progress.add_task(job["state"], total=job["spec"]["budget"]["evaluations"], best="")
+        self.best: float | None = None
+
+    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+        if verb == "completed":
+            metric = self.objective["metric"]
+            self.best = _better(self.best, data["metrics"].get(metric), self.objective["goal"])
+            shown = f"best {metric} {self.best:.4g}" if self.best is not None else ""
+            self.progress.update(self.task, advance=1, best=shown)
+        elif verb == "failed":
+            self.progress.update(self.task, advance=1)
+            self.progress.console.print(f"[red]a candidate failed:[/] {data.get('reason', '')}")
+
+
+class _TrainingBar:
+    """Where the one training stands, and its loss."""
+
+    def __init__(self, progress: Progress, job: Mapping[str, Any]) -> None:
+        recipe = job["spec"]["config"]["recipe"]
+        self.progress, self.metric = progress, job["spec"]["objectives"][0]["metric"]
+        self.task = progress.add_task(job["state"], total=recipe.get("steps") or recipe["epochs"], best="")
+
+    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+        if verb == "progress":
+            loss = data["metrics"].get("loss")
+            shown = "" if loss is None else f"loss {loss:.4g}"
+            self.progress.update(self.task, completed=data["step"], best=shown)
+        elif verb == "completed":
+            self.progress.update(self.task, best=f"{self.metric} {data['metrics'][self.metric]:.4g}")
+        elif verb == "retried":
+            self.progress.console.print(f"[yellow]goes on from its last checkpoint:[/] {data['reason']}")
 
 
 def _better(best: float | None, value: float | None, goal: str) -> float | None:
