@@ -5,7 +5,7 @@ set -euo pipefail
 
 head=${ARCHSMITH_RAY_ADDRESS:?the address of the head of the Ray cluster, as ray-head:6379}
 
-session=/tmp/ray
+session=${RAY_TMPDIR:-/tmp}/ray
 rm -rf "$session" # of this container's life before
 
 ray start --address="$head" --num-cpus=0 --num-gpus=0 --disable-usage-stats --block &

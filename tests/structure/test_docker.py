@@ -4,9 +4,13 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -119,6 +123,88 @@ def test_the_script_of_the_worker_is_sound_and_may_run() -> None:
     for command in commands:
         assert_our_command(shlex.split(command.removesuffix("&")))
     assert commands
+
+
+FAKE_RAY = """#!/bin/bash
+[[ -e refuses ]] && exit 3
+mkdir -p $RAY_TMPDIR/ray/session_latest/sockets
+python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' \\
+    $RAY_TMPDIR/ray/session_latest/sockets/raylet
+echo "node: $*" >> log
+trap 'echo "node ends" >> log; exit 0' TERM
+until [[ -e dies ]]; do sleep 0.05; done
+exit 4
+"""
+FAKE_WORKER = """#!/bin/bash
+echo "worker: $*" >> log
+trap 'echo "worker gives its jobs back" >> log; exit 0' TERM
+touch works
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Path:
+    """A folder that stands for a container: commands that write down how they are used."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, script in {"ray": FAKE_RAY, "archsmith": FAKE_WORKER}.items():
+        (commands / name).write_text(script)
+        (commands / name).chmod(0o755)
+    return tmp_path
+
+
+@contextmanager
+def started(folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """The script as the container runs it; whatever it leaves behind is ended."""
+    environment = {
+        "PATH": f"{folder / 'commands'}:{os.environ['PATH']}",
+        "RAY_TMPDIR": str(folder),
+        "ARCHSMITH_RAY_ADDRESS": "ray-head:6379",
+    }
+    process = subprocess.Popen([DOCKER / "worker.sh"], cwd=folder, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(file: Path) -> None:
+    for _ in range(600):
+        if file.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {file.name}")
+
+
+def test_the_container_of_a_worker_joins_ray_and_ends_in_order(container: Path) -> None:
+    with started(container) as process:
+        wait_for(container / "works")
+        process.terminate()
+        process.wait(timeout=60)
+    assert (container / "log").read_text().splitlines() == [
+        "node: start --address=ray-head:6379 --num-cpus=0 --num-gpus=0 --disable-usage-stats --block",
+        "worker: worker",
+        "worker gives its jobs back",
+        "node ends",
+    ]
+
+
+def test_the_container_of_a_worker_ends_with_its_ray_node(container: Path) -> None:
+    with started(container) as process:
+        wait_for(container / "works")
+        (container / "dies").touch()
+        assert process.wait(timeout=60) == 4
+    assert (container / "log").read_text().splitlines()[-1] == "worker gives its jobs back"
+
+
+def test_the_container_of_a_worker_ends_where_ray_does_not_start(container: Path) -> None:
+    (container / "refuses").touch()
+    with started(container) as process:
+        assert process.wait(timeout=60) != 0
+    assert not (container / "works").exists()
 
 
 @pytest.mark.parametrize(("seconds_ago", "status"), [(1, 0), (600, 1), (None, 1)])
