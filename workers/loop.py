@@ -364,7 +364,7 @@ def _restore(claim: Claim, search: Search) -> _State:
 
 
 def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) -> tuple[Attempt, ...]:
-    """What rows of other jobs come to under this search's objectives; those that say nothing of them drop out."""
+    """What rows of other jobs come to under this search's objectives; a row that lacks a metric drops out."""
     found: list[Attempt] = []
     for row in rows:
         metrics, cost, arch = _metrics(row), Cost(row.params, row.macs), space.parse_key(row.key)
