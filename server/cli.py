@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from server import cli_memory
+
 if TYPE_CHECKING:
     from server.client import Client
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Neural architecture search as a service.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
+app.add_typer(cli_memory.app, name="memory")
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 

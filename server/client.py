@@ -10,6 +10,7 @@ from httpx_sse import connect_sse
 
 RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
 RECONNECT_SECONDS = 1.0
+IMPORT_SECONDS = 600.0  # a large import is one transaction
 Json = dict[str, Any]
 
 
@@ -121,6 +122,23 @@ class Client:
         """Writes a candidate's ZIP file: its architecture, and its weights where it was trained."""
         with self._http.stream("POST", f"/v1/candidates/{candidate_id}/export") as response:
             return _saved(response, target)
+
+    def export_memory(self, **filters: str) -> Iterator[bytes]:
+        """Every attempt that has ended, as JSON lines in chunks; filters `space`, `dataset`, `signature`."""
+        with self._http.stream("GET", "/v1/memory/export", params=filters) as response:
+            if response.is_error:
+                response.read()
+                _raise_for(response)
+            yield from response.iter_bytes()
+
+    def import_memory(self, lines: bytes) -> list[Json]:
+        """Takes JSON lines of attempts in, all or nothing; gives the jobs that they now belong to."""
+        headers = {"Content-Type": "application/x-ndjson"}
+        answer = self._json(
+            "POST", "/v1/memory/import", content=lines, headers=headers, timeout=IMPORT_SECONDS
+        )
+        jobs: list[Json] = answer["jobs"]
+        return jobs
 
     def _json(self, method: str, path: str, **arguments: Any) -> Json:
         try:

@@ -3,7 +3,7 @@
 from random import Random
 
 from server.store.specs import EvolutionProposer
-from workers.memory import Attempt, SearchMemory
+from workers.memory import Attempt, SearchMemory, ranked
 from workers.proposers.dominance import survivors
 from workers.proposers.proposer import Problem, Proposal
 from workers.proposers.region import Region, Taken
@@ -38,16 +38,19 @@ class Evolution:
         return proposals
 
     def population(self, memory: SearchMemory) -> list[Attempt]:
-        """Who may be a parent; with several objectives the best survivors come first."""
+        """Who may be a parent; with several objectives the best survivors come first.
+
+        Until there are enough of this search, the best of earlier searches fill the places.
+        """
         if self._several:
-            return survivors(memory.attempts, self._spec.population)
+            return survivors((*memory.attempts, *memory.earlier), self._spec.population)
         youngest: list[Attempt] = []
         for attempt in reversed(memory.attempts):
             if len(youngest) == self._spec.population:
                 break
             if attempt.scores is not None:
                 youngest.append(attempt)
-        return youngest
+        return youngest + ranked(memory.earlier)[: self._spec.population - len(youngest)]
 
     def _founder(self, taken: Taken, rng: Random) -> Proposal | None:
         arch = self._region.draw(taken, rng)
