@@ -26,7 +26,7 @@ from workers.proposers.proposer import Problem
 
 Contestant = Callable[[Benchmark, int, int], list[Architecture]]
 
-REPEATS = 20  # asks for every evaluation, before a peer that only repeats itself is stopped
+REPEATS = 5  # asks for every evaluation, before a peer that only repeats itself is stopped
 
 OURS: dict[str, ProposerSpec] = {
     "random": RandomProposer(),

@@ -20,6 +20,7 @@ from workers.proposers.features import Array, Features
 SLOPE = 0.5  # prior mean of the score's rise per standard deviation of log size, in deviations of the score
 SLOPE_SPREAD = 0.5  # prior standard deviation of it
 JITTER = 1e-6
+BLOCK = 1024  # rows whose covariances are held at once
 ITERATIONS = 40  # of the marginal likelihood's ascent
 
 # Log-normal priors of the hyperparameters: median, and standard deviation of the logarithm.
@@ -61,21 +62,35 @@ class Kernel:
 
     def between(self, rows: Features, columns: Features) -> Array:
         """Prior covariance, (rows, columns), without the noise."""
-        choices = len(self.by_option)
-        same = rows.chosen @ columns.chosen.T
-        decay = np.repeat(self.by_option, rows.options)
-        apart = self.by_option.sum() - (rows.chosen * decay) @ columns.chosen.T
-        scale = np.sqrt(self.by_cost)
-        apart += _square_distances(rows.steps * scale, columns.steps * scale)
-        covariance: Array = self.additive / choices * same
-        covariance += self.graded / choices * (rows.graded @ columns.graded.T)
-        covariance += self.interacting * np.exp(-apart)
-        swaps = _square_distances(rows.counts, columns.counts) / 2
-        covariance += self.counted * np.exp(-self.count_rate * swaps)
-        gap = _square_distances(rows.sizes, columns.sizes)
-        covariance += self.sized * np.exp(-gap / (2 * self.size_length**2))
-        covariance += 1.0 + SLOPE_SPREAD**2 * np.outer(rows.size, columns.size)
+        covariance: Array = self._linear(rows) @ self._linear(columns).T
+        for variance, left, right in zip(
+            (self.interacting, self.counted, self.sized),
+            self._points(rows),
+            self._points(columns),
+            strict=True,
+        ):
+            covariance += np.exp(math.log(variance) - _square_distances(left, right))
         return covariance
+
+    def _linear(self, rows: Features) -> Array:
+        """Features whose inner product is the covariance of what adds up, the mean and the slope."""
+        share = 1.0 / len(self.by_option)
+        return np.concatenate(
+            (
+                math.sqrt(self.additive * share) * rows.chosen,
+                math.sqrt(self.graded * share) * rows.graded,
+                SLOPE_SPREAD * rows.size[:, None],
+                np.ones((len(rows), 1)),
+            ),
+            axis=1,
+        )
+
+    def _points(self, rows: Features) -> tuple[Array, Array, Array]:
+        """Points whose squared distances are the exponents of what interacts, is counted, and is sized."""
+        by_option = np.sqrt(np.repeat(self.by_option, rows.options) / 2)  # two choices differ in two options
+        genes = np.concatenate((rows.chosen * by_option, rows.steps * np.sqrt(self.by_cost)), axis=1)
+        counts = rows.counts * math.sqrt(self.count_rate / 2)  # a swap changes two counts
+        return genes, counts, rows.sizes / (math.sqrt(2) * self.size_length)
 
     def variance(self, rows: Features) -> Array:
         """Prior variance, (rows,), without the noise."""
@@ -102,8 +117,10 @@ class Posterior:
         return Posterior(kernel, seen, factor, weights)
 
     def mean(self, rows: Features) -> Array:
-        """(rows,)"""
-        return self._mean(rows, self.kernel.between(rows, self.seen))
+        """(rows,), worked out block by block, which stays in the cache."""
+        starts = range(0, len(rows), BLOCK)
+        blocks = [rows.take(np.arange(at, min(at + BLOCK, len(rows)))) for at in starts]
+        return np.concatenate([self._mean(block, self.kernel.between(block, self.seen)) for block in blocks])
 
     def predict(self, rows: Features) -> tuple[Array, Array]:
         """Mean and standard deviation of what a measurement would give, noise included; both (rows,)."""
@@ -226,6 +243,9 @@ def _genes(rows: Features) -> NDArray[np.intp]:
 
 
 def _square_distances(rows: Array, columns: Array) -> Array:
-    across = (rows**2).sum(axis=1)[:, None] + (columns**2).sum(axis=1)[None] - 2 * rows @ columns.T
-    distances: Array = np.maximum(across, 0.0)
+    """(rows, columns), by one product: |a - b|^2 = (-2 a, |a|^2, 1) (b, 1, |b|^2). Never below 0."""
+    left = np.column_stack((-2.0 * rows, (rows**2).sum(axis=1), np.ones(len(rows))))
+    right = np.column_stack((columns, np.ones(len(columns)), (columns**2).sum(axis=1)))
+    product = left @ right.T
+    distances: Array = np.maximum(product, 0.0, out=product)
     return distances

@@ -31,6 +31,10 @@ class Taken:
     def __contains__(self, arch: object) -> bool:
         return arch in self._before or arch in self._now
 
+    def __iter__(self) -> Iterator[Architecture]:
+        yield from self._before
+        yield from self._now
+
     def add(self, arch: Architecture) -> None:
         self._now.add(arch)
 

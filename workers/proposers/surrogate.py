@@ -118,8 +118,10 @@ class Surrogate:
         return self._evolved_wish(model, best, evidence, taken, rng)
 
     def _listed_wish(self, model: Posterior, best: float, taken: Taken, rng: Random) -> Architecture | None:
-        points, features = self._listing
-        free = np.array([index for index, arch in enumerate(points) if arch not in taken], dtype=np.intp)
+        points, features, places = self._listing
+        unseen = np.ones(len(points), dtype=np.bool_)
+        unseen[[places[arch] for arch in taken if arch in places]] = False
+        free = np.flatnonzero(unseen)
         if not len(free):
             return None
         if len(free) > WEIGHED:
@@ -177,8 +179,10 @@ class Surrogate:
         return FeatureMap(self._region)
 
     @cached_property
-    def _listing(self) -> tuple[tuple[Architecture, ...], Features]:
-        return self._region.all, self._features(self._region.all)
+    def _listing(self) -> tuple[tuple[Architecture, ...], Features, dict[Architecture, int]]:
+        """All points, their features, and where each of them stands."""
+        points = self._region.all
+        return points, self._features(points), {arch: place for place, arch in enumerate(points)}
 
     def _features_of(self, attempts: Sequence[Attempt]) -> Features:
         return self._features([attempt.arch for attempt in attempts])
