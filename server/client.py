@@ -125,11 +125,14 @@ class Client:
 
     def export_memory(self, **filters: str) -> Iterator[bytes]:
         """Every attempt that has ended, as JSON lines in chunks; filters `space`, `dataset`, `signature`."""
-        with self._http.stream("GET", "/v1/memory/export", params=filters) as response:
-            if response.is_error:
-                response.read()
-                _raise_for(response)
-            yield from response.iter_bytes()
+        try:
+            with self._http.stream("GET", "/v1/memory/export", params=filters) as response:
+                if response.is_error:
+                    response.read()
+                    _raise_for(response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise ServerUnreachable(f"the export from {self.url} broke off: {error}") from error
 
     def import_memory(self, lines: bytes) -> list[Json]:
         """Takes JSON lines of attempts in, all or nothing; gives the jobs that they now belong to."""

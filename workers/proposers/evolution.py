@@ -50,7 +50,8 @@ class Evolution:
                 break
             if attempt.scores is not None:
                 youngest.append(attempt)
-        return youngest + ranked(memory.earlier)[: self._spec.population - len(youngest)]
+        missing = self._spec.population - len(youngest)
+        return youngest + ranked(memory.earlier)[:missing] if missing else youngest
 
     def _founder(self, taken: Taken, rng: Random) -> Proposal | None:
         arch = self._region.draw(taken, rng)
