@@ -1,16 +1,15 @@
-"""One job in a process of its own: `python -m workers.job`, started by the worker.
+"""One job in a process of its own, which the worker forks when it has claimed the job.
 
-The claim comes as one line of JSON on standard input. The end of that stream means that the worker is gone
-or wants its job back: the claim is released at once, so that another worker can go on.
+The end of the pipe between the two means that the worker is gone or wants its job back: the claim is released
+at once, so that another worker can go on.
 """
 
-import json
 import logging
 import os
 import sys
 import threading
 import time
-from typing import TextIO
+from multiprocessing.connection import Connection
 
 from server.store.claim import Claim, LostClaim
 from server.store.specs import SearchSpec, TrainSpec
@@ -26,30 +25,14 @@ log = logging.getLogger("workers.job")
 GRACE_SECONDS = 5.0
 
 
-def main() -> None:
+def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
+    """What the forked process does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
-    settings = WorkerSettings()
-    warm_up()
-    os.write(int(os.environ["ARCHSMITH_READY_FD"]), b".")
-    line = sys.stdin.readline()
-    if not line:
-        return  # the worker had no job for this process
-    order = json.loads(line)
-    settings = settings.model_copy(update={"ray_address": order["ray_address"]})
-    claim = settings.store().claim_of(order["job"], order["attempt"], settings.lease)
-    threading.Thread(target=_stop_with_worker, args=(sys.stdin, claim), daemon=True, name="leash").start()
+    claim = settings.store().claim_of(job_id, attempt, settings.lease)
+    threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
     run_job(claim, settings)
     sys.stdout.flush()
     os._exit(0)  # Ray's threads and a proposer's open call must not keep a finished job's process
-
-
-def warm_up() -> None:
-    """Imports what takes seconds, before there is a job to wait for it."""
-    import torch
-
-    import workers.tune  # noqa: F401
-
-    torch.set_num_threads(1)
 
 
 def run_job(claim: Claim, settings: WorkerSettings) -> None:
@@ -84,8 +67,11 @@ def _fail(claim: Claim, reason: str) -> None:
         log.warning("%s", lost)
 
 
-def _stop_with_worker(leash: TextIO, claim: Claim) -> None:
-    leash.read()
+def _stop_with_worker(leash: Connection, claim: Claim) -> None:
+    try:
+        leash.recv()
+    except EOFError:
+        pass  # nothing is ever sent: this is the end of the pipe
     threading.Timer(GRACE_SECONDS, os._exit, args=(1,)).start()
     try:
         claim.release("its worker stopped")
@@ -93,7 +79,3 @@ def _stop_with_worker(leash: TextIO, claim: Claim) -> None:
         pass  # the job has ended meanwhile
     finally:
         os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

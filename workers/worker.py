@@ -1,21 +1,21 @@
 """The worker: claims jobs, gives each a process of its own, and starts local Ray when the first needs it.
 
-Processes are started ahead and wait, with everything imported, for a job. When one dies under its job, the
-job goes straight back to the queue.
+The processes are forked from one that has already imported what takes seconds. When one dies under its job,
+the job goes straight back to the queue.
 """
 
-import json
 import logging
+import multiprocessing
 import os
 import secrets
-import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from datetime import datetime
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 
 from sqlalchemy.exc import OperationalError
 
@@ -23,26 +23,25 @@ from server.store.claim import Claim
 from server.store.records import now
 from server.store.store import Store
 from server.store.tables import Worker as WorkerRow
+from workers import job
 from workers.compose import needs_ray
 from workers.settings import WorkerSettings
 
 log = logging.getLogger("workers")
 
 IDLE_SECONDS = 1.0
-READY_SECONDS = 0.1
 REPORT_SECONDS = 5.0
 STOP_SECONDS = 8.0
+PRELOADED = ["workers.job", "workers.tune", "torch"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _JobProcess:
-    process: "subprocess.Popen[bytes]"
-    says_ready: int
-    """The end of a pipe that can be read once the process has imported what it needs."""
-    claim: Claim | None = None
+    """A process that drives a job; closing the leash makes it give the job back and end."""
 
-    def ready(self) -> bool:
-        return bool(select.select([self.says_ready], [], [], 0)[0])
+    process: ForkServerProcess
+    leash: Connection
+    claim: Claim
 
 
 class Worker:
@@ -53,15 +52,18 @@ class Worker:
         self.store: Store = settings.store()
         self.stop = threading.Event()
         self.running: list[_JobProcess] = []
-        self.spare: _JobProcess | None = None
         self.ray_address = settings.ray_address
-        if not self.ray_address:
-            choose_ray_secret()
         self.started_at = now()
         self.reported_at: datetime | None = None
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the job processes; trials have their own
+        if not self.ray_address:
+            choose_ray_secret()
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(PRELOADED)
 
     def run(self) -> None:
         try:
+            self._warm_up()
             while not self.stop.is_set():
                 try:
                     self._turn()
@@ -71,17 +73,20 @@ class Worker:
         finally:
             self._end_all()
 
+    def _warm_up(self) -> None:
+        """Waits for the imports, before a claim would wait for them and lapse."""
+        process = self._processes.Process(target=int)
+        process.start()
+        process.join()
+
     def _turn(self) -> None:
         self._reap()
         self._report()
-        if self.spare is None:
-            self.spare = self._start_process()
         claim = None
-        # claimed only once it can begin at once: a claim that waits may lapse
-        if self.spare.ready() and len(self.running) < self.settings.worker_slots:
+        if len(self.running) < self.settings.worker_slots:
             claim = self.store.claim(self.settings.worker_name, self.settings.lease)
         if claim is None:
-            self.store.signals.wait("jobs", IDLE_SECONDS if self.spare.ready() else READY_SECONDS)
+            self.store.signals.wait("jobs", IDLE_SECONDS)
         else:
             self._hand_over(claim)
 
@@ -89,42 +94,25 @@ class Worker:
         if needs_ray(claim.spec) and not self.ray_address:
             self.ray_address = start_ray(self.settings)
             claim.beat()  # that took seconds; the lease begins now
-        assert self.spare is not None
-        process, self.spare = self.spare, None
-        os.close(process.says_ready)
-        process.claim = claim
-        self.running.append(process)
-        order = {"job": claim.job.id, "attempt": claim.attempt, "ray_address": self.ray_address}
+        ours, theirs = self._processes.Pipe()
+        settings = self.settings.model_copy(update={"ray_address": self.ray_address})
+        process = self._processes.Process(
+            target=job.main, args=(claim.job.id, claim.attempt, settings, theirs)
+        )
+        process.start()
+        theirs.close()
+        self.running.append(_JobProcess(process, ours, claim))
+        self.reported_at = None
         log.info("job %s: attempt %d", claim.job.id, claim.attempt)
-        try:
-            assert process.process.stdin is not None
-            process.process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died while it waited: the next turn puts the job back
-
-    def _start_process(self) -> _JobProcess:
-        says_ready, ready = os.pipe()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARCHSMITH_READY_FD": str(ready)}
-        command = [sys.executable, "-m", "workers.job"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[ready])
-        os.close(ready)
-        return _JobProcess(process, says_ready)
 
     def _reap(self) -> None:
         """Puts the jobs of processes that died back in the queue."""
-        if self.spare is not None and self.spare.process.poll() is not None:
-            code = self.spare.process.returncode
-            os.close(self.spare.says_ready)
-            self.spare = None
-            self.stop.wait(IDLE_SECONDS)
-            log.error("a job process ended with code %d before it had a job", code)
-        for job in [job for job in self.running if job.process.poll() is not None]:
-            self.running.remove(job)
-            assert job.claim is not None
-            self.store.lost_process(
-                job.claim.job.id, job.claim.attempt, f"its process ended with code {job.process.returncode}"
-            )
+        for ended in [driven for driven in self.running if not driven.process.is_alive()]:
+            self.running.remove(ended)
+            self.reported_at = None
+            ended.leash.close()
+            reason = f"its process ended with code {ended.process.exitcode}"
+            self.store.lost_process(ended.claim.job.id, ended.claim.attempt, reason)
 
     def _report(self) -> None:
         if self.reported_at is not None and (now() - self.reported_at).total_seconds() < REPORT_SECONDS:
@@ -137,23 +125,20 @@ class Worker:
                 pid=os.getpid(),
                 slots=self.settings.worker_slots,
                 ray_address=self.ray_address,
-                resources={"jobs": [job.claim.job.id for job in self.running if job.claim]},
+                jobs={driven.claim.job.id: driven.process.pid for driven in self.running},
                 started_at=self.started_at,
                 seen_at=self.reported_at,
             )
         )
 
     def _end_all(self) -> None:
-        processes = [*self.running, *([self.spare] if self.spare else [])]
-        for job in processes:
-            assert job.process.stdin is not None
-            job.process.stdin.close()
-        for job in processes:
-            try:
-                job.process.wait(timeout=STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
+        for driven in self.running:
+            driven.leash.close()
+        for driven in self.running:
+            driven.process.join(timeout=STOP_SECONDS)
+            if driven.process.is_alive():
+                driven.process.kill()
+                driven.process.join()
         self.store.forget_worker(self.settings.worker_name)
         stop_ray()
 

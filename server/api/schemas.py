@@ -138,7 +138,8 @@ class WorkerView(View):
     pid: int
     slots: int
     ray_address: str
-    resources: dict[str, Any]
+    jobs: dict[str, int]
+    """The jobs that it drives, and the process of each."""
     started_at: datetime
     seen_at: datetime
 

@@ -198,7 +198,7 @@ class LLMCall(Table):
 
 
 class Worker(Table):
-    """A worker process that reports itself, for the cluster page."""
+    """A worker process that reports itself, and the processes of the jobs it drives, by job."""
 
     __tablename__ = "workers"
 
@@ -207,6 +207,6 @@ class Worker(Table):
     pid: Mapped[int]
     slots: Mapped[int]
     ray_address: Mapped[str] = mapped_column(String(200), default="")
-    resources: Mapped[dict[str, Any]]
+    jobs: Mapped[dict[str, Any]]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]

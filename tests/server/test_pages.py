@@ -328,7 +328,7 @@ def test_the_cluster_page_tells_silent_workers_from_living_ones(
     at = now()
     for name, seen in (("worker@here", at), ("worker@gone", at - timedelta(minutes=9))):
         store.report_worker(
-            Worker(name=name, host=EVIL, pid=7, slots=2, resources={"CPU": 4}, started_at=at, seen_at=seen)
+            Worker(name=name, host=EVIL, pid=7, slots=2, jobs={}, started_at=at, seen_at=seen)
         )
     page = opened(client, "/cluster")
     assert "alive" in page.text

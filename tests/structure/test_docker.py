@@ -215,7 +215,7 @@ def test_a_worker_is_healthy_while_it_reports_itself(
         seen = now() - timedelta(seconds=seconds_ago)
         host = socket.gethostname()
         store.report_worker(
-            Worker(name="w", host=host, pid=1, slots=1, resources={}, started_at=seen, seen_at=seen)
+            Worker(name="w", host=host, pid=1, slots=1, jobs={}, started_at=seen, seen_at=seen)
         )
     environment = {**os.environ, "ARCHSMITH_DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, DOCKER / "worker_health.py"], env=environment, check=False)

@@ -13,9 +13,13 @@ from tests.walk.support import TINY_SEARCH, alive, command, processes, wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
+def workers(client: Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = wait_for(lambda: client._json("GET", "/v1/cluster"), "worker")
+    return found
+
+
 def worker_pid(client: Client) -> int:
-    workers = wait_for(lambda: client._json("GET", "/v1/cluster"), "worker")
-    return int(workers[-1]["pid"])
+    return int(workers(client)[-1]["pid"])
 
 
 def events_of(client: Client, job_id: str) -> list[dict[str, Any]]:
@@ -71,8 +75,7 @@ def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served:
     job = served.submit(TINY_SEARCH)
     wait_for(lambda: completed(served, job["id"]) >= 2, "second result")
     before = {c["id"]: c["metrics"] for c in served.candidates(job["id"], state="completed")}
-    for pid in job_processes(served):
-        os.kill(pid, signal.SIGKILL)
+    os.kill(job_process(served, job["id"]), signal.SIGKILL)
 
     wait_for(lambda: served.job(job["id"])["attempt"] >= 2, "second attempt")
     wait_for(lambda: completed(served, job["id"]) >= 4, "fourth result")
@@ -87,9 +90,9 @@ def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served:
     assert {id_: after[id_] for id_ in before} == before  # finished work is never done again
 
 
-def job_processes(client: Client) -> list[int]:
-    """The processes that drive jobs, or wait for one: the worker's own Python children."""
-    return [pid for pid in processes(worker_pid(client)) if b"workers.job" in command(pid)]
+def job_process(client: Client, job_id: str) -> int:
+    """The process that drives a job."""
+    return int(wait_for(lambda: workers(client)[-1]["jobs"].get(job_id), "process of the job"))
 
 
 def actors(client: Client) -> list[int]:
@@ -101,7 +104,7 @@ def actors(client: Client) -> list[int]:
 def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> None:
     job = served.submit(TINY_SEARCH)
     wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
-    driving = job_processes(served)
+    driving = job_process(served, job["id"])
     assert served.cancel(job["id"])["request"] == "cancel"
     wait_for(lambda: served.job(job["id"])["state"] == "cancelled", "cancellation")
     states = {c["state"] for c in served.candidates(job["id"])}
@@ -109,8 +112,7 @@ def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> 
     assert served.cancel(job["id"])["state"] == "cancelled"
     with pytest.raises(ApiError, match="not possible"):
         served.resume(job["id"])
-    # the process that drove it is gone; what is left waits for another job
-    wait_for(lambda: len([pid for pid in driving if alive(pid)]) <= 1, "end of the job's process")
+    wait_for(lambda: not alive(driving), "end of the job's process")
     wait_for(lambda: not actors(served), "end of the job's actors")
 
 

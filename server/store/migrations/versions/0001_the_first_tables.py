@@ -69,7 +69,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("ray_address", sa.String(length=200), nullable=False),
-        sa.Column("resources", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("jobs", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name"),
