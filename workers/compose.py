@@ -8,7 +8,14 @@ from search_spaces.space import Architecture
 from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
-from server.store.specs import JobSpec, LLMProposer, PickedArchitecture, ResourcesSpec, SearchSpec, TrainSpec
+from server.store.specs import (
+    JobSpec,
+    LLMProposer,
+    PickedArchitecture,
+    ResourcesSpec,
+    SearchSpec,
+    TrainSpec,
+)
 from server.store.tables import Candidate
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
 from workers.journal import StoreJournal
@@ -23,7 +30,7 @@ CHEAP = ("cost", "table")  # evaluators that need neither a device nor a process
 
 
 def needs_ray(spec: JobSpec) -> bool:
-    return isinstance(spec, TrainSpec) or spec.config.evaluator.kind not in CHEAP
+    return not isinstance(spec, SearchSpec) or spec.config.evaluator.kind not in CHEAP
 
 
 def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> Search:

@@ -14,21 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from search_spaces import find
 from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore, StoredFile
-from server.store.specs import EvaluatorSpec, RecipeSpec
+from server.store.specs import EvaluatorSpec, RecipeSpec, SupernetEvaluation, SupernetRecipe
 from workers.evaluators import make_evaluator
 from workers.trial import CheckpointFile, Diverged, Evaluator, Measurement, TimedOut, Trial, TrialFailed
 
 log = logging.getLogger(__name__)
 
-EVALUATOR_SPEC: TypeAdapter[EvaluatorSpec] = TypeAdapter(EvaluatorSpec)
-RECIPE_SPEC: TypeAdapter[RecipeSpec] = TypeAdapter(RecipeSpec)
+EVALUATOR_SPEC: TypeAdapter[EvaluatorSpec | SupernetEvaluation] = TypeAdapter(
+    Annotated[EvaluatorSpec | SupernetEvaluation, Field(discriminator="kind")]
+)
+RECIPE_SPEC: TypeAdapter[RecipeSpec | SupernetRecipe] = TypeAdapter(
+    Annotated[RecipeSpec | SupernetRecipe, Field(discriminator="kind")]
+)
 CHECKPOINT = "checkpoint.pt"
 LATENCY = "latency_ms"
 
@@ -142,6 +146,11 @@ def evaluator_of(setup: TrialSetup) -> Evaluator:
         recipe = RECIPE_SPEC.validate_json(setup.evaluator)
         return make_recipe(recipe, space, dataset, data_root=data_root, cache=cache, device=device)
     spec = EVALUATOR_SPEC.validate_json(setup.evaluator)
+    if isinstance(spec, SupernetEvaluation):
+        from workers.evaluators.supernet import inheriting
+
+        artifacts = ArtifactStore(setup.artifact_root)
+        return inheriting(spec, space, dataset, artifacts, data_root=data_root, cache=cache, device=device)
     return make_evaluator(spec, space, dataset, data_root=data_root, cache=cache, device=device)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from search_spaces.space import Architecture, Cost, SearchSpace
 from server.store import views
 from server.store.claim import Claim, NewCandidate, Outcome
-from server.store.specs import SearchSpec
+from server.store.specs import ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
 from workers.beat import Beat
@@ -37,7 +37,7 @@ class SearchFailed(RuntimeError):
 class Search:
     """A composed search: everything the loop needs but the job's record."""
 
-    spec: SearchSpec
+    spec: SearchSpec | ScaleSpec
     space: SearchSpace
     proposer: Proposer
     executor: Executor
@@ -76,6 +76,8 @@ class _State:
     flying: dict[str, _Flight] = field(default_factory=dict)
     ids: dict[Architecture, str] = field(default_factory=dict)
     begun: int = 0
+    others: int = 0
+    """Rows of the job that are no points of the space: what a scale job trains beside its search."""
     best: float | None = None
     since_best: int = 0
     failures: int = 0
@@ -88,10 +90,20 @@ class _State:
 def run_search(claim: Claim, search: Search, beat: Beat) -> None:
     """Runs the job to its end, or until the user pauses or cancels it. Raises SearchFailed and LostClaim."""
     try:
-        state, reason = _Loop(claim, search, beat).run()
+        state, reason = drive(claim, search, beat)
     finally:
         search.executor.stop()
-    claim.finish(state, reason=reason, result=_result(claim) if state is JobState.SUCCEEDED else None)
+    claim.finish(state, reason=reason, result=incumbent(claim) if state is JobState.SUCCEEDED else None)
+
+
+def drive(claim: Claim, search: Search, beat: Beat) -> tuple[JobState, str]:
+    """Searches to the end, or until the user pauses or cancels the job: where it then stands, and why."""
+    return _Loop(claim, search, beat).run()
+
+
+def remembered(claim: Claim, search: Search) -> SearchMemory:
+    """The search memory that the job's rows tell of."""
+    return _restore(claim, search).memory
 
 
 class _Loop:
@@ -304,7 +316,7 @@ class _Loop:
     def _flush(self) -> None:
         """Writes what has begun and ended since the last time, in one transaction."""
         new, ended, self.new, self.ended = self.new, self.ended, [], []
-        self.claim.record(new, ended, self.state.begun - len(new) + 1)
+        self.claim.record(new, ended, self.state.others + self.state.begun - len(new) + 1)
         self.flushed_at = time.monotonic()
 
     # ---------------------------------------------------------------- stop
@@ -339,7 +351,11 @@ class _Loop:
 def _restore(claim: Claim, search: Search) -> _State:
     """The state that the job's rows tell of."""
     state = _State(SearchMemory(earlier=search.earlier))
-    rows = claim.candidates()
+    everything = claim.candidates()
+    rows = [row for row in everything if row.space == search.space.name]
+    others = [row for row in everything if row.space != search.space.name]
+    state.others = len(others)
+    state.device_seconds = sum(row.device_seconds for row in others)
     ended = {CandidateState.COMPLETED, CandidateState.FAILED}
     for row in rows:
         state.ids[search.space.parse_key(row.key)] = row.id
@@ -383,7 +399,7 @@ def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> A
     return Attempt(arch, scores, cost, origin, metrics, outcome.reason, outcome.violation)
 
 
-def _remember(state: _State, spec: SearchSpec, attempt: Attempt) -> None:
+def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> None:
     state.memory = state.memory.told(attempt)
     if attempt.score is None:
         state.first_reason = state.first_reason if state.failures else attempt.note
@@ -407,7 +423,7 @@ def _metrics(row: Candidate) -> dict[str, float]:
     return {"params": row.params, "macs": row.macs, **row.metrics}
 
 
-def _result(claim: Claim) -> dict[str, Any]:
+def incumbent(claim: Claim) -> dict[str, Any]:
     """The incumbent, for the job's row."""
     best = views.best(claim.store, claim.job.id)
     if best is None:

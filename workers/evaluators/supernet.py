@@ -25,9 +25,11 @@ from search_spaces.scaling import (
     supernet_of,
 )
 from search_spaces.space import SearchSpace
+from server.store.artifacts import ArtifactStore
+from server.store.specs import SupernetEvaluation
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
-from workers.training.data import Images
+from workers.training.data import ImageData, Images, load
 from workers.training.files import written_whole
 from workers.trial import Measurement, Report, Trial, TrialFailed
 
@@ -56,6 +58,50 @@ def load_supernet(plan: ScalingPlan, path: Path) -> SuperNet:
     except RuntimeError as error:
         raise WeightsUnusable(f"{path} is no super-supernet of {plan.name}: {error}") from error
     return net.train()
+
+
+def split(data: ImageData, held_out: int | None) -> tuple[Images, Images]:
+    """The images to train a super-supernet on, and those to score networks on; None of the test images.
+
+    `held_out` images are kept for scoring: the validation images, and the first training images where those
+    are too few; without a number just the validation images. Raises ValueError where nothing is left.
+    """
+    held_out = len(data.val) if held_out is None else held_out
+    more = max(held_out - len(data.val), 0)
+    if more >= len(data.train):
+        raise ValueError(
+            f"{data.name} has {len(data.val)} validation and {len(data.train)} training images: "
+            f"holding out {held_out} leaves none to train on"
+        )
+    scored = Images(
+        torch.cat((data.val.pixels, data.train.pixels[:more])),
+        torch.cat((data.val.labels, data.train.labels[:more])),
+        data.val.peak,
+    )
+    return data.train[more:], scored[:held_out]
+
+
+def inheriting(
+    spec: SupernetEvaluation,
+    space: SearchSpace,
+    dataset: str,
+    artifacts: ArtifactStore,
+    *,
+    data_root: Path | None,
+    cache: Path,
+    device: str,
+) -> "SupernetEvaluator":
+    """The evaluator that a scale job asks for; fetches the weights once for all processes of a host.
+
+    Raises WeightsUnusable where they are gone from the artifact store.
+    """
+    weights = cache / "supernets" / f"{spec.sha256}.safetensors"
+    if not weights.exists():
+        with written_whole(weights) as draft:
+            if not artifacts.fetch(spec.weights, draft):
+                raise WeightsUnusable(f"the super-supernet {spec.weights} is gone from the artifact store")
+    _, held_out = split(load(dataset, data_root), spec.held_out)
+    return SupernetEvaluator(space, weights, held_out, batch=spec.batch, zoom=spec.zoom, device=device)
 
 
 class SupernetEvaluator:

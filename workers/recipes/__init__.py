@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import assert_never
 
 from search_spaces.space import SearchSpace
-from server.store.specs import DiffusionRecipe, RecipeSpec, SupervisedRecipe
+from server.store.specs import DiffusionRecipe, RecipeSpec, SupernetRecipe, SupervisedRecipe
 from workers.trial import Evaluator
 
 
 def make_recipe(
-    spec: RecipeSpec,
+    spec: RecipeSpec | SupernetRecipe,
     space: SearchSpace,
     dataset: str,
     *,
@@ -27,5 +27,9 @@ def make_recipe(
             from workers.recipes.supervised import SupervisedTraining
 
             return SupervisedTraining(spec, space, dataset, data_root=data_root, cache=cache, device=device)
+        case SupernetRecipe():
+            from workers.recipes.supernet import SupernetTraining
+
+            return SupernetTraining(spec, space, dataset, data_root=data_root, device=device)
         case _:
             assert_never(spec)
