@@ -30,7 +30,7 @@ def export_memory(
     signature: str | None = None,
     project: str | None = None,
 ) -> StreamingResponse:
-    """Every attempt that has ended, one JSON object a line, oldest first.
+    """Every attempt that has ended, one JSON object a line, the oldest jobs first.
 
     `signature` says how it was measured, or how that begins: `table/`, `train/digits`.
     """

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, insert, select, tuple_
 
 from search_spaces import UnknownSpace, find
 from search_spaces.space import Architecture, InvalidArchitecture
@@ -100,7 +100,7 @@ def exported(
     signature: str | None = None,
     project: str | None = None,
 ) -> Iterator[str]:
-    """Every ended attempt as a line of JSON, oldest first; `signature` may be the beginning of one."""
+    """Every ended attempt as a line of JSON, job by job; `signature` may be the beginning of one."""
     query = select(Candidate, Job).join(Job, Job.id == Candidate.job_id).where(Candidate.state.in_(ENDED))
     query = query.where(Candidate.signature != "", Job.dataset.is_not(None))
     equal = {Candidate.space: space, Job.dataset: dataset, Job.project: project}
@@ -114,15 +114,16 @@ def exported(
 
 
 def _pages(store: Store, query: Select[Candidate, Job]) -> Iterator[tuple[Candidate, Job]]:
-    """The rows by id, without a transaction that is open for as long as a reader takes."""
-    query, last = query.order_by(Candidate.id).limit(PAGE), ""
+    """The rows in order, without a transaction that is open for as long as a reader takes."""
+    query, last = query.order_by(Candidate.job_id, Candidate.number).limit(PAGE), ("", 0)
     while True:
+        beyond = query.where(tuple_(Candidate.job_id, Candidate.number) > last)
         with store.reading() as session:
-            rows = [row.tuple() for row in session.execute(query.where(Candidate.id > last))]
+            rows = [(row[0], row[1]) for row in session.execute(beyond)]
         yield from rows
         if len(rows) < PAGE:
             return
-        last = rows[-1][0].id
+        last = (rows[-1][0].job_id, rows[-1][0].number)
 
 
 def _line(candidate: Candidate, job: Job) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """The live stream of events: over a real HTTP server, resumed without a gap, ended with its job."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -12,8 +10,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from fastapi.sse import KEEPALIVE_COMMENT
 from fastapi.testclient import TestClient
 
@@ -24,6 +20,7 @@ from server.store.claim import Claim
 from server.store.specs import SearchSpec
 from server.store.states import JobState
 from server.store.store import Store
+from tests.server.live import running
 
 LEASE = timedelta(hours=1)
 SPEC = SearchSpec.model_validate({"config": {"evaluator": {"kind": "cost"}}})
@@ -35,19 +32,6 @@ class Live:
 
     url: str
     store: Store
-
-
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 @pytest.fixture(params=["polling", "redis"])

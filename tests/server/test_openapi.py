@@ -70,6 +70,12 @@ def known(client: TestClient) -> dict[str, str]:
     return {"job_id": claim.job.id, "candidate_id": candidate.id, "name": "unet-8"}
 
 
+@schemathesis.serializer("application/x-ndjson")
+def json_lines(_context: object, value: object) -> bytes:
+    """Text as it is, anything else as one line."""
+    return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value).encode()
+
+
 Operation = APIOperation[Any, Any, Any, Any]
 
 
