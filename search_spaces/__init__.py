@@ -1,10 +1,11 @@
 """The search spaces by name: the built-in ones, and those that packages or the operator's files add.
 
 A package adds spaces by entry points of the group `archsmith.spaces`, each naming a `SearchSpace`. A file
-adds one by `load_file`; both run the code they name, so they are the operator's to give, never a request's.
+adds one by `add_files`; both run the code they name, so they are the operator's to give, never a request's.
 """
 
 import importlib.util
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -77,7 +78,7 @@ def every() -> dict[str, SearchSpace]:
 def load_file(path: str | Path) -> SearchSpace:
     """The space that a Python file defines under the name `SPACE`; the file is run.
 
-    It is not added to the table: `SPACES[space.name] = space` does that, in every process that needs it.
+    It is not added to the table: `add_files` does that, in every process that needs it.
     Raises FileNotFoundError, InvalidSpace, and whatever the file itself raises.
     """
     path = Path(path).resolve(strict=True)
@@ -87,6 +88,22 @@ def load_file(path: str | Path) -> SearchSpace:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return _checked(getattr(module, "SPACE", None), f"{path}: SPACE")
+
+
+def add_files(paths: Iterable[str | Path]) -> None:
+    """Adds the space of every file to the table of this process; a file that is there already is not run again.
+
+    Raises what `load_file` does.
+    """
+    for path in paths:
+        resolved = Path(path).resolve(strict=True)
+        if resolved not in _added:
+            space = load_file(resolved)
+            SPACES[space.name] = space
+            _added.add(resolved)
+
+
+_added: set[Path] = set()
 
 
 @cache

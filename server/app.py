@@ -36,7 +36,8 @@ class Application(FastAPI):
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
-    """Raises SchemaMismatch where the database is not of this version."""
+    """Raises SchemaMismatch where the database is not of this version, ValueError for a file of a space."""
+    settings.add_spaces()
     store = settings.store()
     check(store.engine)
     app = Application(

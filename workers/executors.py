@@ -18,7 +18,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from search_spaces import find
+from search_spaces import add_files, find
 from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore, StoredFile
 from server.store.specs import EvaluatorSpec, RecipeSpec, SupernetEvaluation, SupernetRecipe
@@ -57,6 +57,8 @@ class TrialSetup:
     trains: bool = False
     leaves_files: bool = True
     """False for look-ups: a folder for each would cost more than they do."""
+    space_files: tuple[str, ...] = ()
+    """Files of the operator's spaces, for processes that the worker does not start."""
     latency: bool = False
     """Measure `latency_ms` too, where the evaluator does not know it."""
 
@@ -137,6 +139,7 @@ class Executor(Protocol):
 
 @lru_cache(maxsize=4)
 def evaluator_of(setup: TrialSetup) -> Evaluator:
+    add_files(setup.space_files)
     space, dataset = find(setup.space), setup.dataset
     data_root = Path(setup.data_root) if setup.data_root else None
     cache, device = Path(setup.cache), setup.device

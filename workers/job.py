@@ -28,6 +28,7 @@ GRACE_SECONDS = 5.0
 def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
     """What the forked process does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
+    settings.add_spaces()
     claim = settings.store().claim_of(job_id, attempt, settings.lease)
     threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
     run_job(claim, settings)

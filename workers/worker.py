@@ -49,6 +49,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        settings.add_spaces()
         self.store: Store = settings.store()
         self.stop = threading.Event()
         self.running: list[_JobProcess] = []

@@ -6,15 +6,19 @@ Read from the environment (`ARCHSMITH_...`) and from a TOML file (`archsmith.tom
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+import search_spaces
+from search_spaces import InvalidSpace
 from server.store.artifacts import ArtifactStore
 from server.store.engine import make_engine
 from server.store.signals import make_signals
@@ -36,6 +40,9 @@ class StoreSettings(BaseSettings):
     """Any fsspec URL; empty for a folder in the data folder."""
     data_root: Path | None = None
     """Folder with the data sets and tables that are not bundled."""
+    space_files: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Python files that each define a search space as `SPACE`, separated by colons; they are run. Every host
+    that serves, works or runs trials must have them at the same place."""
 
     @classmethod
     def settings_customise_sources(
@@ -51,6 +58,18 @@ class StoreSettings(BaseSettings):
             raise ValueError(f"ARCHSMITH_CONFIG names {named}, and there is no such file")
         file = Path(named or "archsmith.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    @field_validator("space_files", mode="before")
+    @classmethod
+    def _separated(cls, given: object) -> object:
+        return [part for part in given.split(os.pathsep) if part] if isinstance(given, str) else given
+
+    def add_spaces(self) -> None:
+        """Makes the operator's search spaces known in this process. Raises ValueError, naming the file."""
+        try:
+            search_spaces.add_files(self.space_files)
+        except (OSError, InvalidSpace) as error:
+            raise ValueError(f"space_files: {error}") from error
 
     def engine_url(self) -> str:
         return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir.absolute()}/archsmith.db"
