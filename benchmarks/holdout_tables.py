@@ -77,7 +77,8 @@ def write(out: Path, name: str, space: str, genes: NDArray[np.int64], score: Arr
 def deviations(values: Array) -> Array:
     """Log values with mean 0 and variance 1."""
     logs = np.log(values.astype(np.float64))
-    return (logs - logs.mean()) / logs.std()
+    scaled: Array = (logs - logs.mean()) / logs.std()
+    return scaled
 
 
 def nk_landscape(options: tuple[int, ...], k: int, seed: int) -> tuple[NDArray[np.int64], Array]:
