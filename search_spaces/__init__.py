@@ -91,7 +91,7 @@ def load_file(path: str | Path) -> SearchSpace:
 
 
 def add_files(paths: Iterable[str | Path]) -> None:
-    """Adds the space of every file to the table of this process; a file that is there already is not run again.
+    """Adds the space of every file to the table of this process; none is run twice.
 
     Raises what `load_file` does.
     """
