@@ -12,11 +12,13 @@ import time
 from multiprocessing.connection import Connection
 
 from server.store.claim import Claim, LostClaim
-from server.store.specs import SearchSpec, TrainSpec
+from server.store.specs import ScaleSpec, SearchSpec, TrainSpec
 from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
+from workers.compose_scale import compose_scale
 from workers.loop import SearchFailed, run_search
+from workers.scale_run import ScalingFailed, run_scale
 from workers.settings import WorkerSettings
 from workers.training_run import TrainingFailed, run_training
 
@@ -44,7 +46,7 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
             _run(claim, beat, settings)
     except LostClaim as lost:
         log.warning("%s", lost)
-    except (SearchFailed, TrainingFailed, LookupError, ValueError, OSError) as error:
+    except (SearchFailed, TrainingFailed, ScalingFailed, LookupError, ValueError, OSError) as error:
         log.warning("job %s failed: %s", claim.job.id, error)
         _fail(claim, str(error))
     except Exception as error:
@@ -59,6 +61,8 @@ def _run(claim: Claim, beat: Beat, settings: WorkerSettings) -> None:
             run_search(claim, compose_search(claim, claim.spec, settings), beat)
         case TrainSpec():
             run_training(claim, compose_training(claim, claim.spec, settings), beat)
+        case ScaleSpec():
+            run_scale(claim, compose_scale(claim, claim.spec, settings), beat)
 
 
 def _fail(claim: Claim, reason: str) -> None:

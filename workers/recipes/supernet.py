@@ -21,17 +21,20 @@ from workers.recipes.network import fitting_data, placed
 from workers.training.data import ImageBatches, ImageData, Images
 from workers.training.distributed import ranks
 from workers.training.fit import fit
+from workers.training.method import Clock
 from workers.training.methods.scalenet import ScaleNet, make_optimizer, warmed_cosine
 from workers.trial import Measurement, Report, Trial
 
 PROTOCOL = 1  # raise it when the same specification comes to train something else
 REPORTS = 200
+SUBNETS = 32  # drawn to measure the whole by
 SUPERNET_FILE = "supernet.safetensors"
 SECONDS = "device_seconds"
 
 
 class SupernetTraining:
-    """Measures the last `loss` and `accuracy`, of every stage too, as trained; leaves the weights.
+    """Measures `val_loss` and `val_accuracy` on held-out images, as means over subnets drawn as in training;
+    leaves the weights.
 
     A report tells the device seconds since the training began or went on, so that a lost process's time is
     known.
@@ -60,23 +63,21 @@ class SupernetTraining:
     def evaluate(self, trial: Trial, report: Report) -> Measurement:
         """Trains by the trial's seed, from its checkpoint where there is one. Followers measure nothing."""
         started, place = time.perf_counter(), ranks()
-        last: dict[str, float] = {}
 
         def seconds() -> float:
             return (time.perf_counter() - started) * place.size
 
         def note(step: int, metrics: Mapping[str, float]) -> None:
-            last.update({name: value for name, value in metrics.items() if name != "learning_rate"})
             report(step, {**metrics, SECONDS: seconds()})
 
         with trial_faults():
             method = self._train(trial, note)
-        if not place.leads:
-            return Measurement({})
-        model = method.deployed()
-        assert isinstance(model, SuperNet)
-        save_supernet(model, trial.folder / SUPERNET_FILE)
-        return Measurement(last, seconds())
+            if not place.leads:
+                return Measurement({})
+            model = method.deployed()
+            assert isinstance(model, SuperNet)
+            save_supernet(model, trial.folder / SUPERNET_FILE)
+            return Measurement(self._measured(method, trial.seed), seconds())
 
     @cached_property
     def _data(self) -> ImageData:
@@ -85,6 +86,20 @@ class SupernetTraining:
     @cached_property
     def _images(self) -> Images:
         return split(self._data, self.spec.held_out)[0].to(self.device)
+
+    @torch.no_grad()
+    def _measured(self, method: ScaleNet, seed: int) -> dict[str, float]:
+        """The method's own loss and accuracy, over subnets that follow from the seed."""
+        _, held_out = split(self._data, self.spec.held_out)
+        batches = ImageBatches(held_out.to(self.device), self.spec.batch, seed)
+        steps = self.spec.steps
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            drawn = [method(batches(step), Clock(steps + step, steps, 0)) for step in range(SUBNETS)]
+        return {
+            "val_loss": torch.stack([step.loss for step in drawn]).mean().item(),
+            "val_accuracy": torch.stack([step.logs["accuracy"] for step in drawn]).mean().item(),
+        }
 
     def _train(self, trial: Trial, note: Report) -> ScaleNet:
         spec, place = self.spec, ranks()
