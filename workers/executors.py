@@ -65,7 +65,7 @@ class TrialSetup:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One evaluation to run; `id` is the candidate's. `known` are metrics that need no measuring."""
+    """One evaluation to run; `id` is the candidate's. `known` are objectives that need no measuring."""
 
     id: str
     arch: Architecture

@@ -114,6 +114,7 @@ class _Loop:
         self.spec = search.spec
         self.state = _restore(claim, search)
         self.lead = self.spec.objectives[0]
+        self.costs = {each.metric for each in self.spec.objectives} & {"params", "macs"}
         self.slots = self.spec.config.trials.parallel if search.trains else 1
         self.new: list[NewCandidate] = []
         self.ended: list[Outcome] = []
@@ -232,7 +233,7 @@ class _Loop:
     def _task(self, flight: _Flight) -> TrialTask:
         # the baseline's own reference is empty: nothing has been measured before it
         reference = dict(self.state.reference) if self.spec.config.baseline else None
-        known = {"params": flight.cost.params, "macs": flight.cost.macs}
+        known = {name: getattr(flight.cost, name) for name in self.costs}
         return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference, known)
 
     # ---------------------------------------------------------------- tell

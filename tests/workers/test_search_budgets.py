@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from search_spaces import SPACES
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from tests.workers.searches import crash, searched
@@ -12,8 +13,11 @@ from workers.executors import Failed, TrialTask
 from workers.loop import SearchFailed
 
 
+SPACE = SPACES["macro-8"]
+
+
 def by_params(task: TrialTask) -> dict[str, float]:
-    return {"score": -task.known["params"]}
+    return {"score": -SPACE.cost_of(task.arch).params}
 
 
 def budget(**limits: Any) -> dict[str, Any]:

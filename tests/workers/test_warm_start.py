@@ -24,7 +24,7 @@ COST = {"evaluator": {"kind": "cost"}, "trials": {"parallel": 1}}  # so that a s
 
 
 def by_params(task: TrialTask) -> dict[str, float]:
-    return {"score": -task.known["params"]}
+    return {"score": -SPACE.cost_of(task.arch).params}
 
 
 def run(store: Store, tmp_path: Path, *, evaluations: int, **request: Any) -> tuple[str, FunctionExecutor]:
