@@ -18,6 +18,7 @@ from search_spaces.space import InvalidArchitecture
 from server.api.schemas import Problem
 from server.auth import ForeignOrigin, NotAllowed
 from server.store.chains import UnfitResult
+from server.store.comparison import NotComparable
 from server.store.memory import InvalidLine
 from server.store.records import NotFound
 from server.store.store import IdempotencyConflict, IllegalMove
@@ -34,6 +35,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidArchitecture: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidLine: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotComparable: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotAllowed: HTTPStatus.UNAUTHORIZED,
     ForeignOrigin: HTTPStatus.FORBIDDEN,
 }

@@ -19,6 +19,7 @@ from server.api.schemas import (
     views,
 )
 from server.store import views as questions
+from server.store.comparison import hypervolumes
 from server.store.records import NotFound
 from server.store.specs import JobSpec
 from server.store.states import CandidateState, JobState
@@ -154,12 +155,19 @@ def pareto(job_id: str, store: StoreDep) -> Page[CandidateView]:
 
 @router.get("/jobs/{job_id}/metrics")
 def metrics(job_id: str, store: StoreDep) -> dict[str, list[Any]]:
-    """The search's history in columns: candidate number, value of the first objective, best so far, ..."""
+    """The search's history in columns: candidate number, value of the first objective, best so far, ...
+
+    With several objectives `hypervolume` says how the front has grown, from 0 to 1: the share that it
+    dominates of the box between the worst feasible values found (the reference point) and the best.
+    """
     row = store.job(job_id)
     maximize = row.spec["objectives"][0]["goal"] == "maximize"
     points = questions.history(store, job_id, maximize=maximize)
-    columns = ("id", "number", "value", "best", "params", "macs", "origin", "state")
-    return {name: [getattr(point, name) for point in points] for name in columns}
+    names = ("id", "number", "value", "best", "params", "macs", "origin", "state")
+    columns = {name: [getattr(point, name) for point in points] for name in names}
+    if len(row.spec["objectives"]) > 1:
+        columns["hypervolume"] = hypervolumes(points)
+    return columns
 
 
 @router.get("/jobs/{job_id}/llm-calls")

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.store.specs import Objective
 from server.store.states import CandidateState, JobState, Request
 
 T = TypeVar("T")
@@ -84,6 +85,31 @@ class CandidateView(View):
     device_seconds: float
     created_at: datetime
     finished_at: datetime | None
+
+
+class CourseView(View):
+    """One search among several."""
+
+    id: str
+    name: str
+    method: str
+    space: str | None
+    dataset: str | None
+    state: JobState
+    evaluations: int
+    numbers: list[int]
+    """The candidates after which something below changed, and the last."""
+    best: list[float | None]
+    """The best feasible value of the first objective so far; null before there is one."""
+    hypervolume: list[float] | None
+    """With several objectives: the share that the front has of the box between the worst and the best values
+    of all these searches."""
+    front: list[CandidateView]
+
+
+class ComparisonView(View):
+    objectives: list[Objective]
+    jobs: list[CourseView]
 
 
 class PointView(View):
