@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
-from server.api import catalogue, comparison, events, exports, health, jobs, memory
+from server.api import catalogue, comparison, events, exports, families, health, jobs, memory
 from server.api.errors import add_error_handlers
 from server.api.schemas import Problem
 from server.auth import require_key
@@ -52,7 +52,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.store = store
     app.state.artifacts = settings.artifacts()
     add_error_handlers(app)
-    for router in (jobs.router, exports.router, events.router, memory.router, comparison.router, catalogue.router):
+    api = (jobs, families, exports, events, memory, comparison, catalogue)
+    for router in (part.router for part in api):
         app.include_router(router, prefix="/v1", dependencies=[Depends(require_key)])
     app.include_router(health.router)
     pages.add_dashboard(app)

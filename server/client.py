@@ -87,6 +87,10 @@ class Client:
     def best(self, job_id: str) -> Json:
         return self._json("GET", f"/v1/jobs/{job_id}/best")
 
+    def family(self, job_id: str) -> Json:
+        """The family of a scale job, once it has succeeded."""
+        return self._json("GET", f"/v1/jobs/{job_id}/family")
+
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """The job's events from `after` on, live until it ends; a broken stream is taken up without a gap."""
         misses = 0

@@ -169,7 +169,7 @@ def _architecture(claim: Claim, spec: TrainSpec) -> tuple[Architecture, Candidat
     named = spec.architecture
     if not isinstance(named, PickedArchitecture):
         return named.point(), None
-    row = views.best(claim.store, named.job) if named.pick == "best" else claim.store.candidate(named.pick)
+    row = views.picked(claim.store, named.job, named.pick)
     if row is None:
         raise NotFound(f"job {named.job} has no result to train")
     return search_spaces.find(row.space).parse_key(row.key), row

@@ -21,7 +21,8 @@ from server.api.schemas import (
 )
 from server.store.datasets import DATASETS
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS, SearchMethod, TrainMethod
-from server.store.specs import SearchSpec, Spec, TrainSpec
+from server.store.scale_methods import SCALE_METHODS, ScaleMethod
+from server.store.specs import ScaleSpec, SearchSpec, Spec, TrainSpec
 
 router = APIRouter(tags=["catalogue"])
 
@@ -32,11 +33,12 @@ def methods() -> list[MethodView]:
     return [
         *_method_views(SEARCH_METHODS, "search", SearchSpec),
         *_method_views(TRAIN_METHODS, "train", TrainSpec),
+        *_method_views(SCALE_METHODS, "scale", ScaleSpec),
     ]
 
 
 def _method_views(
-    table: Mapping[str, SearchMethod] | Mapping[str, TrainMethod], kind: str, spec: type[Spec]
+    table: Mapping[str, SearchMethod | TrainMethod | ScaleMethod], kind: str, spec: type[Spec]
 ) -> Iterator[MethodView]:
     options = spec.model_json_schema()
     for name, method in table.items():

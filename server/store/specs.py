@@ -292,7 +292,7 @@ class PickedArchitecture(Spec):
 
     job: str = Field(min_length=1, max_length=24)
     pick: str = Field("best", min_length=1, max_length=24)
-    """`best`, or the id of a candidate of that job."""
+    """`best`, the name of a member of a scale job's family (`S3`), or the id of a candidate of that job."""
 
 
 def _way_of_naming(value: object) -> str | None:

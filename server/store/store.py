@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from server.store.chains import check_warm_start, named_by, settled, warm_started_from
 from server.store.claim import Claim, put_aside, put_down
+from server.store.families import will_have
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
 from server.store.specs import JobSpec, TrainSpec, canonical_json
@@ -123,7 +124,9 @@ class Store:
         if named is None:
             return None
         earlier = self._job_of(named.job, project)
-        if named.pick != "best" and self.candidate(named.pick).job_id != earlier.id:
+        if named.pick == "best" or will_have(earlier, named.pick):
+            return earlier
+        if self.candidate(named.pick).job_id != earlier.id:
             raise NotFound(f"no candidate {named.pick} in job {earlier.id}")
         return earlier
 

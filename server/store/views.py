@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Select, and_, func, or_, select
 
+from server.store.families import MEMBER, member_id
 from server.store.states import CandidateState
 from server.store.store import Store
 from server.store.tables import Candidate
@@ -85,6 +86,16 @@ def best(store: Store, job_id: str) -> Candidate | None:
     )
     with store.reading() as session:
         return session.scalars(query).one_or_none()
+
+
+def picked(store: Store, job_id: str, pick: str) -> Candidate | None:
+    """What another job may start from: `best`, the incumbent; a member of a family (`S3`); a candidate."""
+    if pick == "best":
+        return best(store, job_id)
+    if MEMBER.fullmatch(pick):
+        found = member_id(store.job(job_id), pick)
+        return None if found is None else store.candidate(found)
+    return store.candidate(pick)
 
 
 def pareto(store: Store, job_id: str) -> list[Candidate]:
