@@ -54,7 +54,7 @@ def progress(history: Sequence[HistoryPoint], objective: Axis) -> Figure:
     ]
     return {
         "data": [trace for trace in data if trace["x"]],
-        "layout": _layout("candidate", objective.title, _robust_range(scored, objective.maximize))
+        "layout": plain_layout("candidate", objective.title, _robust_range(scored, objective.maximize))
         | {"yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}},
     }
 
@@ -134,7 +134,7 @@ def tradeoff(
     ]  # fmt: skip
     return {
         "data": [trace for trace in data if trace["x"]],
-        "layout": _layout(against.title, objective.title, _robust_range(scored, objective.maximize))
+        "layout": plain_layout(against.title, objective.title, _robust_range(scored, objective.maximize))
         | {"shapes": [_limit_line(value) for value in (limit or {}).values() if value is not None]},
     }
 
@@ -174,7 +174,7 @@ def curves(points: Sequence[Point], limit: int = CURVES) -> Figure:
     """One small plot for each reported metric, above one another over the same steps."""
     names = list(dict.fromkeys(name for point in points for name in point.metrics))[:limit]
     shown = spaced(points, CURVE_POINTS)
-    layout = _layout("step", "")
+    layout = plain_layout("step", "")
     layout["grid"] = {"rows": max(1, len(names)), "columns": 1, "pattern": "coupled", "ygap": 0.25}
     layout["showlegend"] = False
     data = []
@@ -269,7 +269,8 @@ def _words(point: HistoryPoint, metric: str) -> str:
     )
 
 
-def _layout(x: str, y: str, y_range: list[float] | None = None) -> Figure:
+def plain_layout(x: str, y: str, y_range: list[float] | None = None) -> Figure:
+    """The layout that all figures share, with the titles of its axes."""
     axis: Figure = {"automargin": True, "zeroline": False}
     return {
         "xaxis": {**axis, "title": {"text": x}},

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from search_spaces import UnknownSpace, find
 from search_spaces.space import SearchSpace
-from server.dashboard import charts
+from server.dashboard import charts, compare
 from server.dashboard.diagram import changes, draw
 from server.dashboard.errors import add_error_pages
 from server.dashboard.files import add_files
@@ -40,6 +40,7 @@ CandidateFilter = CandidateState | Literal[""]
 def add_dashboard(app: FastAPI) -> None:
     """Adds the pages and their static files to the application."""
     app.include_router(router)
+    app.include_router(compare.router)
     add_sign_in(app)
     add_files(app)
     add_error_pages(app)
