@@ -3,6 +3,9 @@
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 
 from server.api import catalogue, comparison, events, exports, families, health, jobs, memory
 from server.api.errors import add_error_handlers
@@ -44,7 +47,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         title="Archsmith",
         version="1",
         description=ABOUT,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         responses={"default": PROBLEM},
     )
@@ -56,5 +59,21 @@ def create_app(settings: ServerSettings) -> FastAPI:
     for router in (part.router for part in api):
         app.include_router(router, prefix="/v1", dependencies=[Depends(require_key)])
     app.include_router(health.router)
+    _add_reference(app)
     pages.add_dashboard(app)
     return app
+
+
+def _add_reference(app: FastAPI) -> None:
+    """The API's own pages at /docs, from files of this installation: they work without the internet."""
+    app.mount("/docs/files", StaticFiles(packages=[("fastapi_offline", "static")]))
+
+    @app.get("/docs", include_in_schema=False)
+    def reference() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Archsmith API",
+            swagger_js_url="/docs/files/swagger-ui-bundle.js",
+            swagger_css_url="/docs/files/swagger-ui.css",
+            swagger_favicon_url="/docs/files/favicon.png",
+        )

@@ -1,0 +1,15 @@
+"""The API's reference pages need nothing from outside."""
+
+import re
+
+from fastapi.testclient import TestClient
+
+
+def test_the_reference_is_served_whole_from_this_installation(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert addresses
+    for address in addresses:
+        assert address.startswith("/docs/files/")
+        assert client.get(address).status_code == 200
