@@ -24,7 +24,7 @@ def loaded_by(statement: str) -> set[str]:
         ("server.cli", {"torch", "ray", "sqlalchemy", "fastapi"}),
         ("server.client", {"torch", "ray", "sqlalchemy", "fastapi"}),
         ("workers.loop", {"fastapi", "starlette", "ray"}),
-        ("workers.worker", {"fastapi", "starlette", "torch"}),
+        ("workers.worker", {"fastapi", "starlette", "ray"}),
         ("workers.proposers", {"torch", "ray", "models"}),
         ("workers.training.fit", {"server", "ray", "sqlalchemy", "pydantic"}),
         ("search_spaces", {"pydantic", "numpy", "torch", "sqlalchemy"}),
