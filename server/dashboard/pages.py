@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from search_spaces import UnknownSpace, find
 from search_spaces.space import SearchSpace
-from server.dashboard import charts, compare
+from server.dashboard import charts, compare, family
 from server.dashboard.diagram import changes, draw
 from server.dashboard.errors import add_error_pages
 from server.dashboard.files import add_files
@@ -19,6 +19,7 @@ from server.dashboard.session import add_sign_in, signed_in
 from server.store import overview, views
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS
 from server.store.records import NotFound, now
+from server.store.scale_methods import SCALE_METHODS
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import Candidate, Job
@@ -41,6 +42,7 @@ def add_dashboard(app: FastAPI) -> None:
     """Adds the pages and their static files to the application."""
     app.include_router(router)
     app.include_router(compare.router)
+    app.include_router(family.router)
     add_sign_in(app)
     add_files(app)
     add_error_pages(app)
@@ -82,7 +84,7 @@ def jobs(
         glances=glances(store, rows[:JOBS_PAGE]),
         counts=counts,
         total=sum(counts.values()),
-        methods=[*SEARCH_METHODS, *TRAIN_METHODS],
+        methods=[*SEARCH_METHODS, *TRAIN_METHODS, *SCALE_METHODS],
         chosen=chosen,
         filtered=any(chosen.values()),
         cursor=cursor,

@@ -1,74 +1,20 @@
-"""The family of a scale job over REST, and its members as what a train job starts from."""
+"""The family of a scale job over REST and on its page, and its members as what a train job starts from."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from search_spaces import NAMED
-from search_spaces.scaling import FAMILY_SPACES, SCALENET_8, base_strategy, scale, subnet_options
-from server.store.claim import Claim, NewCandidate, Outcome
-from server.store.specs import ScaleSpec
-from server.store.states import CandidateState, JobState
+from server.store.claim import Claim
 from server.store.store import Store
-
-LEASE = timedelta(hours=1)
-SPACE = FAMILY_SPACES["scalenet-8"]
-BASE = ((3,), (5, 7), (3,))
-ARCH = SPACE.encode(subnet_options(SCALENET_8, scale(BASE, base_strategy(SCALENET_8))))
-
-
-def member(name: str, stage: int, candidate: str) -> dict[str, Any]:
-    return {
-        **{"name": name, "stage": stage, "extrapolated": stage > 3, "candidate": candidate},
-        **{"space": SPACE.name, "key": ARCH.key, "depth": 1.0, "width": 1.2, "resolution": 16},
-        **{"layers": [1, 2, 1], "params": 1, "macs": 2, "counted_flops": 2, "ratio": 1.0},
-        **{"inherited_accuracy": 0.5, "test_accuracy": None},
-    }
-
-
-def report(candidate: str) -> dict[str, Any]:
-    histogram = {"bins": [1, 2], "mean": 1.5, "sd": 0.5, "p5": 1.0, "p50": 1.5, "p95": 2.0}
-    strategy = {"depth": 1.0, "width": 1.2, "resolution": 16}
-    return {
-        "members": [member("S0", 0, candidate), member("S1", 1, candidate)],
-        "counter": "executed",
-        "base": [list(ops) for ops in BASE],
-        "rounds": [{"round": 1, "fitness": 50.0, "base": [[3], [5, 7], [3]], "strategies": [strategy]}],
-        "sampling": {
-            **{"draws": 3, "edges": [1.0, 2.0, 3.0], "targets": [1, 2]},
-            **{"hierarchical": histogram, "independent": histogram},
-        },
-        "correlation": {"pairs": [], "spearman": None, "kendall": None, "flops_spearman": None},
-        "cost": [{"phase": "family", "evaluations": 2, "reused": 0, "device_seconds": 1.5}],
-    }
+from tests.server.scalings import begin_scaling, finish, report
 
 
 @pytest.fixture
 def claim(client: TestClient) -> Claim:
     store: Store = client.app.state.store  # type: ignore[attr-defined]
-    store.create_job(ScaleSpec.model_validate({"config": {"family": {"stages": 4}}}))
-    claim = store.claim("a worker", LEASE)
-    assert claim is not None
-    return claim
-
-
-def finish(claim: Claim) -> str:
-    """Ends the job with a family; gives the candidate that its members are."""
-    cost = SPACE.cost_of(ARCH)
-    candidate = NewCandidate(
-        key=ARCH.key,
-        space=SPACE.name,
-        architecture=dict(SPACE.decode(ARCH)),
-        params=cost.params,
-        macs=cost.macs,
-        origin="family",
-        signature="",
-    )
-    claim.record([candidate], [Outcome(candidate.id, CandidateState.COMPLETED)], 1)
-    claim.finish(JobState.SUCCEEDED, result={"best": None, "family": report(candidate.id)})
-    return candidate.id
+    return begin_scaling(store, name="<b>a family</b>")
 
 
 def train(job_id: str, pick: str) -> dict[str, Any]:
@@ -120,3 +66,38 @@ def test_the_catalogue_tells_of_scale_jobs(client: TestClient) -> None:
     assert methods["scalenet"]["kind"] == "scale"
     assert methods["scalenet"]["defaults"]["config"]["search"]["rounds"] == 2
     assert "MarkovSearch" in methods["scalenet"]["options"]["$defs"]
+
+
+# -------------------------------------------------------------------- its page
+
+
+def test_the_page_tells_that_a_family_is_still_to_come(client: TestClient, claim: Claim) -> None:
+    page = client.get(f"/jobs/{claim.job.id}/family")
+    assert page.status_code == 200
+    assert "appears here when the job has succeeded" in page.text
+    assert f'href="/jobs/{claim.job.id}/family"' in client.get(f"/jobs/{claim.job.id}").text
+
+
+def test_the_page_shows_every_member_and_escapes_names(client: TestClient, claim: Claim) -> None:
+    candidate = finish(claim)
+    text = client.get(f"/jobs/{claim.job.id}/family").text
+    assert f'/jobs/{claim.job.id}/candidates/{candidate}">S1</a>' in text
+    assert "<b>a family</b>" not in text
+    assert "&lt;b&gt;a family&lt;/b&gt;" in text
+
+
+def test_the_scaling_curve_is_flops_against_score(client: TestClient, claim: Claim) -> None:
+    candidate = finish(claim)
+    figures = client.get(f"/jobs/{claim.job.id}/family/charts").json()
+    assert figures.keys() == {"scaling", "rounds", "sampling", "correlation"}
+    (curve,) = figures["scaling"]["data"]  # nothing was trained: one curve, of what is inherited
+    members = report(candidate)["members"]
+    assert curve["x"] == [member["counted_flops"] for member in members]
+    assert curve["y"] == [member["inherited_accuracy"] for member in members]
+    assert curve["text"] == ["S0", "S1"]
+
+
+def test_other_jobs_have_no_such_page(client: TestClient) -> None:
+    job = client.post("/v1/jobs", json={"kind": "search", "space": "macro-8"}).json()
+    assert client.get(f"/jobs/{job['id']}/family").status_code == 404
+    assert client.get(f"/jobs/{job['id']}/family/charts").status_code == 404
