@@ -9,12 +9,12 @@ from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
 from server.store.specs import (
-    JobSpec,
     LLMProposer,
     PickedArchitecture,
     ResourcesSpec,
     SearchSpec,
     TrainSpec,
+    trains,
 )
 from server.store.tables import Candidate
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
@@ -25,12 +25,6 @@ from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
 from workers.settings import WorkerSettings
 from workers.training_run import Training
-
-CHEAP = ("cost", "table")  # evaluators that need neither a device nor a process of their own
-
-
-def needs_ray(spec: JobSpec) -> bool:
-    return not isinstance(spec, SearchSpec) or spec.config.evaluator.kind not in CHEAP
 
 
 def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> Search:
@@ -48,7 +42,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         device=settings.device,
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.trials.timeout_s,
-        leaves_files=needs_ray(spec),
+        leaves_files=trains(spec),
         latency=spec.wants_latency,
     )
     talks = isinstance(spec.config.proposer, LLMProposer)
@@ -68,7 +62,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         executor=_make_executor(spec, settings),
         setup=setup,
         signature=f"{signature}/seed{spec.seed}",
-        trains=needs_ray(spec),
+        trains=trains(spec),
         slow_proposer=talks,
         earlier=attempts(spec, space, earlier),
     )
@@ -99,7 +93,7 @@ def _language_model(settings: WorkerSettings) -> LanguageModel | None:
 
 
 def _make_executor(spec: SearchSpec, settings: WorkerSettings) -> Executor:
-    if not needs_ray(spec):
+    if not trains(spec):
         return InlineExecutor()
     from workers import tune  # Ray takes seconds to import; a table look-up does not wait for it
 

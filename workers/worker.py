@@ -21,10 +21,9 @@ from sqlalchemy.exc import OperationalError
 
 from server.store.claim import Claim
 from server.store.records import now
+from server.store.specs import trains
 from server.store.store import Store
 from server.store.tables import Worker as WorkerRow
-from workers import job
-from workers.compose import needs_ray
 from workers.settings import WorkerSettings
 
 log = logging.getLogger("workers")
@@ -92,14 +91,12 @@ class Worker:
             self._hand_over(claim)
 
     def _hand_over(self, claim: Claim) -> None:
-        if needs_ray(claim.spec) and not self.ray_address:
+        if trains(claim.spec) and not self.ray_address:
             self.ray_address = start_ray(self.settings)
             claim.beat()  # that took seconds; the lease begins now
         ours, theirs = self._processes.Pipe()
         settings = self.settings.model_copy(update={"ray_address": self.ray_address})
-        process = self._processes.Process(
-            target=job.main, args=(claim.job.id, claim.attempt, settings, theirs)
-        )
+        process = self._processes.Process(target=_drive, args=(claim.job.id, claim.attempt, settings, theirs))
         process.start()
         theirs.close()
         self.running.append(_JobProcess(process, ours, claim))
@@ -142,6 +139,13 @@ class Worker:
                 driven.process.join()
         self.store.forget_worker(self.settings.worker_name)
         stop_ray()
+
+
+def _drive(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
+    """What a forked process does; there, all of this has been imported. The worker itself stays light."""
+    from workers import job
+
+    job.main(job_id, attempt, settings, leash)
 
 
 def choose_ray_secret() -> None:

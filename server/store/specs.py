@@ -638,6 +638,11 @@ JobSpec = Annotated[
 ]
 
 
+def trains(spec: JobSpec) -> bool:
+    """Whether the job's evaluations hold a device; costs and table look-ups do not."""
+    return not isinstance(spec, SearchSpec) or spec.config.evaluator.kind not in ("cost", "table")
+
+
 def canonical_json(value: object) -> str:
     """Equal values give equal text: sorted keys, no spaces. For hashes and idempotency."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

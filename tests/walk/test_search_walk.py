@@ -95,10 +95,14 @@ def job_process(client: Client, job_id: str) -> int:
     return int(wait_for(lambda: workers(client)[-1]["jobs"].get(job_id), "process of the job"))
 
 
+def is_actor(title: bytes) -> bool:
+    return b"ray::" in title and b"IDLE" not in title and b"Agent" not in title
+
+
 def actors(client: Client) -> list[int]:
-    """The processes of Ray that run a trial; idle ones are not named after an actor."""
+    """The processes of Ray that run a trial; others are idle, or Ray's own agents."""
     titles = {pid: command(pid) for pid in processes(worker_pid(client))}
-    return [pid for pid, title in titles.items() if b"ray::" in title and b"IDLE" not in title]
+    return [pid for pid, title in titles.items() if is_actor(title)]
 
 
 def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> None:
