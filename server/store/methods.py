@@ -234,7 +234,7 @@ def check_search(spec: "SearchSpec") -> None:
     if spec.config.baseline and space.baseline is None:
         raise ValueError(f"config.baseline: space {space.name!r} has no published baseline")
     if not spec.config.baseline and any(objective.metric == "rfid" for objective in spec.objectives):
-        raise ValueError("objectives: 'rfid' is relative to a baseline; set config.baseline, or ask for 'fid'")
+        raise ValueError("objectives: 'rfid' is relative to a baseline: set config.baseline, or use 'fid'")
     _check_limits(spec, space)
 
 
