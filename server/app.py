@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -25,6 +26,9 @@ PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "The API key, where the server has one."}
+
+
+OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Application(FastAPI):
@@ -54,6 +58,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.settings = settings
     app.state.store = store
     app.state.artifacts = settings.artifacts()
+    if not settings.api_key.get_secret_value():
+        # without a key the address is the guard: another name for this machine is somebody's trick
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES))
     add_error_handlers(app)
     api = (jobs, families, exports, events, memory, comparison, catalogue)
     for router in (part.router for part in api):

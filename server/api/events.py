@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -65,10 +68,11 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """The events after number `after`, as they come, until the job has ended and all are told."""
     quiet = 0.0
+    thread = CapacityLimiter(1)  # one for each viewer: none waits for the others' threads
     while True:
         # in this order: an event written between the two look-ups is seen in the next turn
-        job = await asyncio.to_thread(store.job, job_id)
-        rows = await asyncio.to_thread(store.events, job_id, after=after, limit=PAGE)
+        job = await run_sync(store.job, job_id, limiter=thread)
+        rows = await run_sync(partial(store.events, job_id, after=after, limit=PAGE), limiter=thread)
         for row in rows:
             after = row.number
             view = EventView.model_validate(row)
@@ -80,7 +84,7 @@ async def stream(
             continue
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await asyncio.to_thread(store.signals.wait, job_id, 1.0)
+        await run_sync(store.signals.wait, job_id, 1.0, limiter=thread)
         quiet += loop.time() - began
         if quiet >= idle_seconds:
             quiet = 0.0

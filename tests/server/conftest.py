@@ -15,7 +15,7 @@ from server.settings import ServerSettings
 @contextmanager
 def _open_client(database_url: str, folder: Path, **given: Any) -> Iterator[TestClient]:
     app = create_app(ServerSettings(database_url=database_url, data_dir=folder, **given))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
     app.state.store.engine.dispose()
 

@@ -13,3 +13,8 @@ def test_the_reference_is_served_whole_from_this_installation(client: TestClient
     for address in addresses:
         assert address.startswith("/docs/files/")
         assert client.get(address).status_code == 200
+
+
+def test_a_server_without_a_key_answers_under_its_own_names_only(client: TestClient) -> None:
+    assert client.get("/v1/jobs", headers={"Host": "localhost:8000"}).status_code == 200
+    assert client.get("/v1/jobs", headers={"Host": "rebound.example"}).status_code == 400

@@ -71,7 +71,7 @@ def test_a_file_and_a_table_are_all_that_a_search_needs(
 ) -> None:
     common: dict[str, Any] = {"database_url": sqlite_url, "data_dir": tmp_path, "space_files": [space_file]}
     app = create_app(ServerSettings(**common))
-    with TestClient(app) as client:
+    with TestClient(app, "http://127.0.0.1") as client:
         assert client.get("/v1/spaces/our-space").json()["size"] == 6
         job = client.post("/v1/jobs", json=REQUEST)
         assert job.status_code == 201, job.text
