@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of
 
+NAMESPACE = "archsmith"
 LOST = "its process was lost: killed, out of memory, or gone with its host"
 IDLE_SECONDS = 0.1
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
@@ -187,4 +188,4 @@ class TuneExecutor:
 def connect(address: str) -> None:
     """Joins a Ray cluster as a driver; does nothing when this process has joined already."""
     if not ray.is_initialized():
-        ray.init(address=address, namespace="archsmith", log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")

@@ -108,7 +108,7 @@ def everything(space: SearchSpace) -> list[Architecture]:
 def _line(name: str, share: float, scores: Sequence[Score], ends: Sequence[Score]) -> str:
     by_end = [end.fid for end in ends]
     tau, low, high = tau_interval([score.fid for score in scores], by_end)
-    val, train = (_tau([measure(score) for score in scores], by_end) for measure in (_val, _train))
+    val, train = (kendall([measure(score) for score in scores], by_end) for measure in (_val, _train))
     return (
         f"{name:8}  {scores[0].steps:5}  {share:5.3f}   {tau:5.2f} [{low:5.2f}, {high:5.2f}]"
         f"           {val:5.2f}             {train:5.2f}"
@@ -129,10 +129,11 @@ def tau_interval(left: Sequence[float], right: Sequence[float]) -> tuple[float, 
     resampled = []
     for _ in range(RESAMPLES):
         chosen = rng.integers(len(left), size=len(left))
-        resampled.append(_tau([left[i] for i in chosen], [right[i] for i in chosen]))
+        resampled.append(kendall([left[i] for i in chosen], [right[i] for i in chosen]))
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return _tau(left, right), float(low), float(high)
+    return kendall(left, right), float(low), float(high)
 
 
-def _tau(left: Sequence[float], right: Sequence[float]) -> float:
+def kendall(left: Sequence[float], right: Sequence[float]) -> float:
+    """Kendall's tau-b; not a number where all values of a side are alike."""
     return float(kendalltau(left, right).statistic)
