@@ -9,6 +9,7 @@ from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
 from server.store.specs import (
+    Goal,
     LLMProposer,
     PickedArchitecture,
     ResourcesSpec,
@@ -25,6 +26,7 @@ from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
 from workers.settings import WorkerSettings
 from workers.training_run import Training
+from workers.trial import Gradual, Watch
 
 
 def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> Search:
@@ -44,6 +46,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         timeout_s=spec.config.trials.timeout_s,
         leaves_files=trains(spec),
         latency=spec.wants_latency,
+        watched=_watched(spec),
     )
     talks = isinstance(spec.config.proposer, LLMProposer)
     signature = _signature(setup)
@@ -59,13 +62,20 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
             journal=StoreJournal(claim) if talks else None,
             budget=LLMBudget(spec.budget.llm_tokens, spec.budget.llm_cost_usd),
         ),
-        executor=_make_executor(spec, settings),
+        executor=_make_executor(spec, settings, setup),
         setup=setup,
         signature=f"{signature}/seed{spec.seed}",
         trains=trains(spec),
         slow_proposer=talks,
         earlier=attempts(spec, space, earlier),
     )
+
+
+def _watched(spec: SearchSpec) -> Watch | None:
+    if spec.config.trials.early_stopping == "none":
+        return None
+    lead = spec.objectives[0]
+    return Watch(lead.metric, lead.goal is Goal.MAXIMIZE)
 
 
 def _signature(setup: TrialSetup) -> str:
@@ -92,7 +102,7 @@ def _language_model(settings: WorkerSettings) -> LanguageModel | None:
     )
 
 
-def _make_executor(spec: SearchSpec, settings: WorkerSettings) -> Executor:
+def _make_executor(spec: SearchSpec, settings: WorkerSettings, setup: TrialSetup) -> Executor:
     if not trains(spec):
         return InlineExecutor()
     from workers import tune  # Ray takes seconds to import; a table look-up does not wait for it
@@ -100,7 +110,14 @@ def _make_executor(spec: SearchSpec, settings: WorkerSettings) -> Executor:
     tune.connect(settings.ray_address)
     trials = spec.config.trials
     folder = Path(settings.data_dir).absolute() / "ray"
-    return tune.TuneExecutor(cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder)
+    scheduler = None
+    if trials.early_stopping == "asha":
+        evaluator = evaluator_of(setup)
+        assert isinstance(evaluator, Gradual)  # the specification would else have been refused
+        scheduler = tune.halving(evaluator.steps)
+    return tune.TuneExecutor(
+        cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder, scheduler=scheduler
+    )
 
 
 # -------------------------------------------------------------------- trainings

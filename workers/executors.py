@@ -23,7 +23,16 @@ from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore, StoredFile
 from server.store.specs import EvaluatorSpec, RecipeSpec, SupernetEvaluation, SupernetRecipe
 from workers.evaluators import make_evaluator
-from workers.trial import CheckpointFile, Diverged, Evaluator, Measurement, TimedOut, Trial, TrialFailed
+from workers.trial import (
+    CheckpointFile,
+    Diverged,
+    Evaluator,
+    Measurement,
+    TimedOut,
+    Trial,
+    TrialFailed,
+    Watch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +68,9 @@ class TrialSetup:
     """False for look-ups: a folder for each would cost more than they do."""
     space_files: tuple[str, ...] = ()
     """Files of the operator's spaces, for processes that the worker does not start."""
+    watched: Watch | None = None
+    """With early stopping: the objective, by which a candidate is judged where reports hold it; else what its
+    evaluator watches decides."""
     latency: bool = False
     """Measure `latency_ms` too, where the evaluator does not know it."""
 
@@ -118,13 +130,23 @@ class Failed:
     device_seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class StoppedEarly:
+    """The trial seemed too poor to go on after this step, with what it had reported by then."""
+
+    id: str
+    step: int
+    metrics: Mapping[str, float]
+    device_seconds: float
+
+
 Passing = Progress | Kept | Saved
-Ending = Done | Failed
+Ending = Done | Failed | StoppedEarly
 Update = Passing | Ending
 
 
 class Executor(Protocol):
-    """Each submitted task ends in exactly one Done or Failed; what is told on the way comes before that."""
+    """Each submitted task has exactly one Ending; what is told on the way comes before that."""
 
     def submit(self, task: TrialTask) -> None: ...
 

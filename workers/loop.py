@@ -18,7 +18,7 @@ from server.store.specs import ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
 from workers.beat import Beat
-from workers.executors import Done, Executor, Failed, Progress, TrialSetup, TrialTask
+from workers.executors import Done, Executor, Failed, Progress, StoppedEarly, TrialSetup, TrialTask
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer
 from workers.scoring import scorable, scores, violation
@@ -250,6 +250,8 @@ class _Loop:
                     self._completed(flight, update)
                 case Failed():
                     self._failed(flight, update)
+                case StoppedEarly():
+                    self._stopped_early(flight, update)
 
     def _completed(self, flight: _Flight, done: Done) -> None:
         metrics = dict(done.measurement.metrics)
@@ -274,6 +276,17 @@ class _Loop:
             scores=scores(self.spec, metrics),
             violation=violation(self.spec, metrics),
             reused_from=known.id,
+        )
+        self._end(flight, outcome)
+
+    def _stopped_early(self, flight: _Flight, stopped: StoppedEarly) -> None:
+        """No score: what was measured half-way is kept as it is, and never compared with whole results."""
+        outcome = Outcome(
+            flight.id,
+            CandidateState.FAILED,
+            metrics=dict(stopped.metrics),
+            reason=f"stopped early at step {stopped.step}",
+            device_seconds=flight.device_seconds + stopped.device_seconds,
         )
         self._end(flight, outcome)
 
@@ -402,7 +415,9 @@ def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> A
 
 def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> None:
     state.memory = state.memory.told(attempt)
-    if attempt.score is None:
+    if attempt.score is None and attempt.metrics:
+        state.failures = 0  # it was stopped early: poor, and not broken
+    elif attempt.score is None:
         state.first_reason = state.first_reason if state.failures else attempt.note
         state.failures += 1
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from search_spaces.space import Architecture
 
@@ -63,6 +63,19 @@ class Measurement:
     device_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What tells on the way how good a candidate seems: a metric, and whether more of it is better."""
+
+    metric: str
+    maximize: bool
+
+    def merit(self, metrics: Mapping[str, float]) -> float | None:
+        """Higher is better; None where it was not reported."""
+        value = metrics.get(self.metric)
+        return value if value is None or self.maximize else -value
+
+
 class Evaluator(Protocol):
     """Architecture in, measurement out."""
 
@@ -76,4 +89,17 @@ class Evaluator(Protocol):
 
     def evaluate(self, trial: Trial, report: Report) -> Measurement:
         """Raises TrialFailed where there is no score."""
+        ...
+
+
+@runtime_checkable
+class Gradual(Protocol):
+    """An evaluator that trains, so that a poor candidate can be stopped early."""
+
+    @property
+    def watch(self) -> Watch: ...
+
+    @property
+    def steps(self) -> int:
+        """The last step that it reports."""
         ...

@@ -15,12 +15,26 @@ import ray
 from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of
+from workers.executors import (
+    Ending,
+    Failed,
+    Passing,
+    Progress,
+    StoppedEarly,
+    TrialTask,
+    Update,
+    end_of,
+    evaluator_of,
+)
+from workers.trial import Gradual
 
 NAMESPACE = "archsmith"
 LOST = "its process was lost: killed, out of memory, or gone with its host"
+STEP, MERIT = "step", "merit"  # what the scheduler reads of a report
+REDUCTION = 3  # one trial of so many goes on
 IDLE_SECONDS = 0.1
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
 
@@ -47,7 +61,7 @@ class _Channel:
     def tell(self, trial_id: str, update: Update) -> None:
         if self.live.get(update.id) != trial_id:
             return  # it has ended already; Tune only closes the trial
-        if isinstance(update, Done | Failed):
+        if isinstance(update, Ending):
             del self.live[update.id]
         self.updates.put(update)
 
@@ -111,8 +125,13 @@ class _Relay(Callback):  # type: ignore[misc]
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        task = trial.config["task"].task
-        self.channel.tell(trial.trial_id, Failed(task.id, "the trial ended without a result", crashed=True))
+        """Tells the end of a trial that the scheduler stopped; all others have told theirs."""
+        task, last = trial.config["task"].task, trial.last_result
+        update = last.get("update")
+        end: Ending = Failed(task.id, "the trial ended without a result", crashed=True)
+        if isinstance(update, Progress) and MERIT in last:
+            end = StoppedEarly(task.id, update.step, update.metrics, last["time_total_s"])
+        self.channel.tell(trial.trial_id, end)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         task = trial.config["task"].task
@@ -124,26 +143,72 @@ def _run(config: Mapping[str, Any]) -> None:
     task: TrialTask = config["task"].task
 
     def tell(update: Passing) -> None:
-        tune.report({"update": update, "done": 0})
+        tune.report({"update": update, "done": 0, **_judged(task, update)})
 
     tune.report({"update": end_of(task, tell)})
+
+
+def _judged(task: TrialTask, update: Passing) -> dict[str, float]:
+    """How good the candidate seems after a step, for the scheduler; nothing of what it is not to judge."""
+    is_baseline = task.reference is not None and not task.reference
+    if is_baseline or not isinstance(update, Progress):
+        return {}
+    evaluator, objective = evaluator_of(task.setup), task.setup.watched
+    if objective is None or not isinstance(evaluator, Gradual):
+        return {}
+    merits = (watch.merit(update.metrics) for watch in (objective, evaluator.watch))
+    merit = next((merit for merit in merits if merit is not None), None)
+    return {} if merit is None else {STEP: update.step, MERIT: merit}
+
+
+def halving(steps: int) -> ASHAScheduler:
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) of trials that report `steps` steps.
+
+    After a ninth and after a third of its steps a trial goes on if it is among the best third of those that
+    came so far. One that has reached its last step is never stopped. Raises ValueError for a single step.
+    """
+    if steps < 2:
+        raise ValueError("config.trials.early_stopping: trials of a single step cannot be stopped early")
+    return ASHAScheduler(
+        time_attr=STEP,
+        metric=MERIT,
+        mode="max",
+        grace_period=max(1, -(-steps // REDUCTION**2)),
+        max_t=steps - 1,
+        reduction_factor=REDUCTION,
+        stop_last_trials=False,
+    )
 
 
 class TuneExecutor:
     """Runs tasks on the Ray cluster that this process is connected to.
 
-    A failed task's id may be submitted again: each submission is a Tune trial of its own.
+    A failed task's id may be submitted again: each submission is a Tune trial of its own. With a scheduler,
+    trials end early that compare badly with those that this executor has run before them.
     """
 
-    def __init__(self, *, cpus: float, gpus: float, parallel: int, folder: Path) -> None:
-        # Tune's tables and logs are not ours: what happened is in the database
-        os.environ.update(RAY_AIR_NEW_OUTPUT="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
+    def __init__(
+        self,
+        *,
+        cpus: float,
+        gpus: float,
+        parallel: int,
+        folder: Path,
+        scheduler: TrialScheduler | None = None,
+    ) -> None:
+        # Tune's tables and logs are not ours: what happened is in the database. Not all reports are judged.
+        os.environ.update(
+            RAY_AIR_NEW_OUTPUT="0",
+            TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+            TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
+        )
         self._channel = _Channel()
         self._failure: BaseException | None = None
         tuner = Tuner(
             tune.with_resources(_run, {"cpu": cpus, "gpu": gpus}),
             tune_config=TuneConfig(
                 search_alg=_Feed(self._channel),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=parallel,
                 reuse_actors=True,

@@ -225,6 +225,8 @@ def check_search(spec: "SearchSpec") -> None:
             f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
             f"choose one of {_evaluators_of(space)}"
         )
+    if spec.config.trials.early_stopping != "none" and evaluator not in ("diffusion", "train"):
+        raise ValueError(f"config.trials.early_stopping: {evaluator!r} trains nothing that could be stopped")
     shape = DATASETS[spec.dataset].shape
     if evaluator in ("diffusion", "train") and shape != space.inputs:
         raise ValueError(

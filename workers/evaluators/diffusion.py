@@ -33,7 +33,7 @@ from workers.training.metrics import frechet_distance, gaussian, kernel_distance
 from workers.training.noise import make_process
 from workers.training.samplers import ddim
 from workers.training.schedules import constant, warmed
-from workers.trial import Diverged, Measurement, Report, Trial
+from workers.trial import Diverged, Measurement, Report, Trial, Watch
 
 PROTOCOL = 1  # raise it when the same specification comes to measure something else
 VAL_IMAGES = 256
@@ -53,6 +53,8 @@ class DiffusionEvaluator:
     `train_loss` that of the last steps of training. Lower is better for all of them.
     """
 
+    watch = Watch("mse", maximize=False)  # the error of predicted noise, alike for every network
+
     def __init__(
         self,
         spec: DiffusionEvaluation,
@@ -68,6 +70,10 @@ class DiffusionEvaluator:
         self.data_root, self.cache, self.device = data_root, cache, device_of(device)
         self._process = make_process(spec.schedule, spec.timesteps).to(self.device)
         self._sampling = self._process.respaced(f"ddim{spec.sampling_steps}")
+
+    @property
+    def steps(self) -> int:
+        return self.spec.steps
 
     @cached_property
     def signature(self) -> str:

@@ -23,7 +23,7 @@ from workers.training.fit import fit
 from workers.training.methods.supervised import Supervised
 from workers.training.metrics import accuracy
 from workers.training.schedules import cosine
-from workers.trial import Diverged, Measurement, Report, Trial
+from workers.trial import Diverged, Measurement, Report, Trial, Watch
 
 PROTOCOL = 1  # raise it when the same specification comes to measure something else
 LABEL_SMOOTHING = 0.1
@@ -38,6 +38,8 @@ class TrainEvaluator:
     are not, for a mirrored digit is none. Test images are never looked at.
     """
 
+    watch = Watch("val_accuracy", maximize=True)
+
     def __init__(
         self,
         spec: TrainEvaluation,
@@ -50,6 +52,11 @@ class TrainEvaluator:
     ) -> None:
         self.spec, self.space, self.dataset = spec, space, dataset
         self.data_root, self.cache, self.device = data_root, cache, device_of(device)
+
+    @property
+    def steps(self) -> int:
+        """Epochs."""
+        return self.spec.epochs
 
     @cached_property
     def signature(self) -> str:
