@@ -233,9 +233,9 @@ class TrialsSpec(Spec):
     """How often a trial that crashed is run again. A diverged one is not."""
     timeout_s: float | None = Field(None, gt=0)
     early_stopping: Literal["none", "asha"] = "none"
-    """`asha` stops trials that compare badly with others after a ninth and a third of their steps, by the first
-    objective where it is reported on the way, else by the training's own measure. They count as failed, with
-    what they had reached; the search's best is only ever one that ran to its end."""
+    """`asha` stops trials that compare badly with others after a ninth and a third of their steps, by the
+    first objective where it is reported on the way, else by the training's own measure. They count as failed,
+    with what they had reached; the search's best is only ever one that ran to its end."""
 
 
 class EarlierJobs(Spec):
