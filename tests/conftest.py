@@ -290,6 +290,22 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+# -------------------------------------------------------------------- Ray
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A local cluster of two processors that the tests of a session share; its address."""
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray.get_runtime_context().gcs_address
+    if started:
+        ray.shutdown()
+
+
 # -------------------------------------------------------------------- processes
 
 

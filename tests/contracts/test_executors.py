@@ -15,16 +15,6 @@ SPACE = find("unet-8")
 PATIENCE_SECONDS = 120.0
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """A local cluster, as the worker starts it."""
-    import ray
-
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield str(context.address_info["address"])
-    ray.shutdown()
-
-
 @pytest.fixture(params=["inline", pytest.param("tune", marks=[pytest.mark.ray])])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     made: Executor
