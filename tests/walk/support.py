@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from server.client import Client
+
 PATIENCE_SECONDS = 180.0
 
 # Small enough for a test, and still all of it: training, sampling, RFID, files.
@@ -32,6 +34,11 @@ def wait_for(question: Callable[[], Any], what: str) -> Any:
             return answer
         time.sleep(0.2)
     raise AssertionError(f"no {what} within {PATIENCE_SECONDS:g} s")
+
+
+def end_of(client: Client, job_id: str) -> str:
+    """The state in which the job ends."""
+    return str(wait_for(lambda: client.job(job_id)["finished_at"] and client.job(job_id)["state"], "end"))
 
 
 def processes(parent: int) -> list[int]:

@@ -12,7 +12,7 @@ from server.client import Client
 from server.demo import serving
 from tests.llm_server import HUGE, FakeModel
 from tests.llm_server import serving as speaking
-from tests.walk.support import wait_for
+from tests.walk.support import end_of, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -126,7 +126,7 @@ def test_a_killed_search_loses_no_evaluation_and_pays_for_no_call_twice(
     for target in (5, 15, 25):
         wait_for(lambda target=target: len(list(client.candidates(job["id"]))) >= target, f"result {target}")
         os.kill(driver(client, job["id"]), signal.SIGKILL)
-    wait_for(lambda: client.job(job["id"])["state"] == "succeeded", "success")
+    assert end_of(client, job["id"]) == "succeeded"
     candidates = list(client.candidates(job["id"]))
     assert [c["number"] for c in candidates] == list(range(1, 41))
     assert len({c["key"] for c in candidates}) == 40

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.client import Client
-from tests.walk.support import wait_for
+from tests.walk.support import end_of, wait_for
 from tests.walk.test_search_walk import job_process
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -48,7 +48,7 @@ def test_a_scale_job_survives_two_kills_and_hands_back_a_family_to_train(served:
 
     before = wait_for(lambda: len(found := evaluations(served, job["id"])) >= 6 and found, "sixth evaluation")
     os.kill(job_process(served, job["id"]), signal.SIGKILL)
-    wait_for(lambda: served.job(job["id"])["state"] == "succeeded", "success")
+    assert end_of(served, job["id"]) == "succeeded"
 
     supernet, *rows = served.candidates(job["id"])
     assert (supernet["origin"], supernet["tries"]) == ("super-supernet", 2)

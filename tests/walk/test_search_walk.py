@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.client import ApiError, Client
-from tests.walk.support import TINY_SEARCH, alive, command, processes, wait_for
+from tests.walk.support import TINY_SEARCH, alive, command, end_of, processes, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -84,7 +84,7 @@ def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served:
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in descendants), "end of the lost worker's processes")
 
-    wait_for(lambda: served.job(job["id"])["state"] == "succeeded", "success")
+    assert end_of(served, job["id"]) == "succeeded"
     check_whole(served, job["id"], 6)
     after = {c["id"]: c["metrics"] for c in served.candidates(job["id"])}
     assert {id_: after[id_] for id_ in before} == before  # finished work is never done again
@@ -128,7 +128,7 @@ def test_a_paused_search_finishes_its_trials_and_goes_on_when_resumed(served: Cl
     assert {c["state"] for c in served.candidates(job["id"])} == {"completed"}
     done = completed(served, job["id"])
     served.resume(job["id"])
-    wait_for(lambda: served.job(job["id"])["state"] == "succeeded", "success")
+    assert end_of(served, job["id"]) == "succeeded"
     assert done < 6
     check_whole(served, job["id"], 6)
 
