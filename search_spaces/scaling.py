@@ -620,8 +620,12 @@ def fit_growth(plan: ScalingPlan, strategies: Sequence[Strategy]) -> Growth:
 
 
 def extrapolated(plan: ScalingPlan, base: Kernels, strategies: Sequence[Strategy], stage: int) -> Strategy:
-    """The strategy of a larger stage, along the fitted growth: its counted FLOPs are nearest 2^stage F(b)."""
-    growth = fit_growth(plan, strategies)
+    """The strategy of a larger stage, along the growth that fits the strategies of stages 1, 2, ..."""
+    return grown(plan, base, fit_growth(plan, strategies), stage)
+
+
+def grown(plan: ScalingPlan, base: Kernels, growth: Growth, stage: int) -> Strategy:
+    """The strategy of a stage along a growth whose counted FLOPs are nearest 2^stage F(b)."""
     target = base_flops(plan, base) << stage
     low, high = 0.0, 2 * growth.nominal_scale()
     tried: dict[Strategy, int] = {}

@@ -8,6 +8,7 @@ BENCHES = {
     "ablation": "workers.bench.ablation",
     "diffnas": "workers.bench.diffnas",
     "rfid": "workers.bench.rfid",
+    "scalenet": "workers.bench.scalenet",
     "tabular": "workers.bench.tabular_command",
 }
 

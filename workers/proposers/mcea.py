@@ -44,17 +44,21 @@ Scores = Mapping[Architecture, float]
 """Top-1 in percent, or FAILED."""
 
 Strategies = tuple[Strategy, ...]
-"""One for each scaling stage from 1."""
+"""One for each scaling stage that is searched, as published from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Markov:
-    """How long is searched, as published. A round is a base step and a strategy step."""
+    """How long is searched, as published. A round is a base step and a strategy step.
+
+    `stages` are the scaling stages that are searched together; None for all from 1.
+    """
 
     rounds: int = 8
     initial_bases: int = 20
     population: int = 64
     generations: int = 40
+    stages: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,7 @@ class Chain:
                 arch
                 for base in children
                 if base_valid(self.plan, base)
-                for stage, strategy in enumerate(strategies, 1)
+                for stage, strategy in zip(self._searched, strategies, strict=True)
                 for arch in self._measurable(base, stage, [strategy])
             ]
             note = f"round {number}, generation {generation}"
@@ -228,10 +232,12 @@ class Chain:
     # ---------------------------------------------------------------- what a network is worth
 
     def fitness(self, base: Kernels, strategies: Sequence[Strategy], scores: Scores) -> float:
-        """The mean over the scaling stages from 1; the base's own top-1 is no part of it."""
+        """The mean over the stages that are searched; as published, the base's own top-1 is no part of it."""
         if not base_valid(self.plan, base):
             return penalty(self.plan, base, 0, base_strategy(self.plan))
-        values = [self._value(base, stage, s, scores) for stage, s in enumerate(strategies, 1)]
+        values = [
+            self._value(base, stage, s, scores) for stage, s in zip(self._searched, strategies, strict=True)
+        ]
         return sum(values) / len(values)
 
     def _value(self, base: Kernels, stage: int, strategy: Strategy, scores: Scores) -> float:
@@ -250,7 +256,12 @@ class Chain:
         return self.problem.space.encode(scaled_options(self.plan, base, stage, strategy))
 
     def _stages(self) -> list[tuple[int, list[Strategy]]]:
-        return [(stage, list(grid.strategies())) for stage, grid in enumerate(self.plan.grids) if stage]
+        return [(stage, list(self.plan.grids[stage].strategies())) for stage in self._searched]
+
+    @property
+    def _searched(self) -> tuple[int, ...]:
+        every = tuple(range(1, len(self.plan.grids)))
+        return every if self.settings.stages is None else self.settings.stages
 
     # ---------------------------------------------------------------- bases
 
