@@ -268,6 +268,16 @@ def sample(
     typer.echo(out)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def bench(context: typer.Context) -> None:
+    """Run a slow proof: `archsmith bench NAME [OPTIONS]`."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-m", "workers.bench", *context.args])
+
+
 @app.command()
 def demo(
     data_dir: Annotated[Path, typer.Option(help="Folder of the database and all files.")] = Path("var"),
