@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from server import cli_memory
+from server import cli_data, cli_memory
 
 if TYPE_CHECKING:
     from server.client import Client
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Neural architecture search as a service.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_memory.app, name="memory")
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -90,6 +91,14 @@ def worker() -> None:
 
     # by command and not by import: the server knows nothing of what computes
     os.execv(sys.executable, [sys.executable, "-m", "workers"])
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def bench(arguments: Annotated[list[str] | None, typer.Argument(help="NAME and its options.")] = None) -> None:
+    """Measure this installation; without a name, list the benchmarks."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-m", "workers.bench", *(arguments or [])])
 
 
 @db.command("upgrade")

@@ -1,14 +1,14 @@
 """What can be asked for: methods, spaces, data sets; and the price of an architecture."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 import search_spaces
 from search_spaces.space import Architecture, SearchSpace
-from server.api.dependencies import StoreDep
+from server.api.dependencies import SettingsDep, StoreDep
 from server.api.schemas import (
     ArchitectureBody,
     ArchitectureView,
@@ -19,9 +19,10 @@ from server.api.schemas import (
     WorkerView,
     views,
 )
-from server.store.datasets import DATASETS
+from server.store.datasets import DATASETS, Dataset
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS, SearchMethod, TrainMethod
 from server.store.scale_methods import SCALE_METHODS, ScaleMethod
+from server.store.sources import SOURCES
 from server.store.specs import ScaleSpec, SearchSpec, Spec, TrainSpec
 
 router = APIRouter(tags=["catalogue"])
@@ -69,8 +70,24 @@ def cost(name: str, body: ArchitectureBody) -> ArchitectureView:
 
 
 @router.get("/datasets")
-def datasets() -> list[DatasetView]:
-    return [DatasetView(name=name, **asdict(dataset)) for name, dataset in DATASETS.items()]
+def datasets(settings: SettingsDep) -> list[DatasetView]:
+    """What jobs may name, whether it is here, and where it comes from."""
+    return [_dataset_view(name, dataset, settings.data_root) for name, dataset in DATASETS.items()]
+
+
+def _dataset_view(name: str, dataset: Dataset, root: Path | None) -> DatasetView:
+    source = SOURCES.get(name)
+    return DatasetView(
+        name=name,
+        about=dataset.about,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        bundled=dataset.bundled,
+        present=dataset.present(root),
+        places=list(dataset.places),
+        source=None if source is None else source.url,
+        size_bytes=None if source is None else source.size_bytes,
+    )
 
 
 @router.get("/cluster", tags=["cluster"])

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.settings import ServerSettings
 from server.store.artifacts import ArtifactStore
 from server.store.store import Store
 
@@ -18,5 +19,11 @@ def _artifacts(request: Request) -> ArtifactStore:
     return artifacts
 
 
+def _settings(request: Request) -> ServerSettings:
+    settings: ServerSettings = request.app.state.settings
+    return settings
+
+
 StoreDep = Annotated[Store, Depends(_store)]
 ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
+SettingsDep = Annotated[ServerSettings, Depends(_settings)]

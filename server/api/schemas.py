@@ -204,6 +204,14 @@ class DatasetView(View):
     shape: tuple[int, int, int]
     classes: int
     bundled: bool
+    present: bool
+    """Whether this server's data folder has it; workers on other hosts have folders of their own."""
+    places: list[str]
+    """The files and folders of the data folder that hold it; any one of them will do."""
+    source: str | None
+    """Where `archsmith data pull NAME` fetches it from."""
+    size_bytes: int | None
+    """Of that download, where it is known."""
 
 
 class ArchitectureBody(View):

@@ -1,22 +1,51 @@
 """The data sets that jobs may name: what they hold, and where their files come from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`shape` is (channels, height, width) of an image as the networks see it."""
+    """`shape` is (channels, height, width) of an image as the networks see it.
+
+    `places` are the files and folders of the data folder that hold it; any one of them will do.
+    """
 
     about: str
     shape: tuple[int, int, int]
     classes: int
     bundled: bool = False  # needs no file
+    places: tuple[str, ...] = ()
+
+    def present(self, root: Path | None) -> bool:
+        """Whether it can be read from this data folder."""
+        return self.bundled or (root is not None and any((root / place).exists() for place in self.places))
 
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("1,797 handwritten digits, 8x8 grey (scikit-learn).", (1, 8, 8), 10, bundled=True),
-    "cifar10": Dataset("CIFAR-10: 60,000 colour images of 10 classes, 32x32.", (3, 32, 32), 10),
-    "cifar100": Dataset("CIFAR-100: 60,000 colour images of 100 classes, 32x32.", (3, 32, 32), 100),
-    "imagenet16-120": Dataset("120 ImageNet classes at 16x16; tables alone.", (3, 16, 16), 120),
-    "imagenette64": Dataset("Imagenette, 10 ImageNet classes at 64x64.", (3, 64, 64), 10),
+    "cifar10": Dataset(
+        "CIFAR-10: 60,000 colour images of 10 classes, 32x32.",
+        (3, 32, 32),
+        10,
+        places=("cifar-10-batches-bin", "cifar10_12k.npz"),
+    ),
+    "cifar100": Dataset(
+        "CIFAR-100: 60,000 colour images of 100 classes, 32x32.",
+        (3, 32, 32),
+        100,
+        places=("cifar-100-binary",),
+    ),
+    "imagenet16-120": Dataset(
+        "120 ImageNet classes at 16x16; tables alone.",
+        (3, 16, 16),
+        120,
+        places=("nasbench201_imagenet.json",),
+    ),
+    "imagenette64": Dataset(
+        "Imagenette, 10 ImageNet classes at 64x64.",
+        (3, 64, 64),
+        10,
+        places=("imagenette2-160", "imagenette2-320", "imagenette2", "imagenette64_800.npz"),
+    ),
 }

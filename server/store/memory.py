@@ -236,6 +236,7 @@ def _import_job(group: _Group, attempts: Sequence[_Attempt], project: str, at: d
         "kind": "import",
         "objectives": [objective.model_dump(mode="json") for objective in group.objectives],
         "signature": group.signature,
+        "budget": {"evaluations": len(attempts)},
     }
     return Job(
         id=new_id(),
