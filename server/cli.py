@@ -93,14 +93,6 @@ def worker() -> None:
     os.execv(sys.executable, [sys.executable, "-m", "workers"])
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def bench(arguments: Annotated[list[str] | None, typer.Argument(help="NAME and its options.")] = None) -> None:
-    """Measure this installation; without a name, list the benchmarks."""
-    import os
-
-    os.execv(sys.executable, [sys.executable, "-m", "workers.bench", *(arguments or [])])
-
-
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Bring the database's schema to this version."""

@@ -22,7 +22,6 @@ from server.store.sources import SOURCES, Source
 UNDER_WAY = ".downloads"
 TRIES = 5  # in a row without a new byte
 RETRY_SECONDS = 2.0
-CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60.0
 
 Progress = Callable[[int, int | None], None]
@@ -119,7 +118,7 @@ def _stream(client: httpx.Client, source: Source, file: BinaryIO, progress: Prog
             have = 0
         length = response.headers.get("content-length")
         total = have + int(length) if length else source.size_bytes
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():  # as it comes: what waits for more is lost when the connection is
             file.write(chunk)
             have += len(chunk)
             progress(have, total)
