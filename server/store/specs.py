@@ -128,8 +128,8 @@ class LocalProposer(Spec):
 
 class SurrogateProposer(Spec):
     kind: Literal["surrogate"] = "surrogate"
-    founders: int = Field(3, ge=1, le=10_000)
-    """Evaluations before the model proposes: the largest network, the published baseline, random ones."""
+    random_starts: int = Field(1, ge=0, le=10_000)
+    """Random architectures that follow the largest and the published baseline before the model proposes."""
 
 
 class PortfolioProposer(Spec):

@@ -51,22 +51,22 @@ class Surrogate:
     def _founders(self, memory: SearchMemory, count: int, taken: Taken, rng: Random) -> list[Proposal]:
         """The largest network, the baseline, random ones: what is still missing of them."""
         begun = len(memory.attempts) + len(memory.pending)
-        missing = max(0, self._spec.founders - begun)
+        named = ["largest"] if self._region.space.baseline is None else ["largest", "baseline"]
+        origins = [*named, *["random"] * self._spec.random_starts]
         proposals: list[Proposal] = []
-        while len(proposals) < min(missing, count):
-            proposal = self._founder(begun + len(proposals), taken, rng)
+        for origin in origins[begun : begun + count]:
+            proposal = self._founder(origin, taken, rng)
             if proposal is None:
                 break
             taken.add(proposal.arch)
             proposals.append(proposal)
         return proposals
 
-    def _founder(self, begun: int, taken: Taken, rng: Random) -> Proposal | None:
+    def _founder(self, origin: str, taken: Taken, rng: Random) -> Proposal | None:
+        """The one that is named; a random one in its place where it is taken, or not to be had."""
         named = {"largest": self._region.largest, "baseline": self._region.baseline}
-        for origin, find in list(named.items())[begun:]:
-            if (arch := find(rng)) is not None and arch not in taken:
-                return Proposal(arch, origin)
-        return self._stranger(taken, rng)
+        arch = named[origin](rng) if origin in named else None
+        return self._stranger(taken, rng) if arch is None or arch in taken else Proposal(arch, origin)
 
     def _stranger(self, taken: Taken, rng: Random) -> Proposal | None:
         arch = self._region.draw(taken, rng)
