@@ -51,6 +51,7 @@ from workers.proposers.mcea import Markov, MarkovEvolution, Round
 from workers.proposers.proposer import Problem
 from workers.recipes.supernet import SECONDS, SUPERNET_FILE
 from workers.training_run import STOPS, TAKEN_UP
+from workers.trial import Measurement
 
 SUPERNET, MEMBER, CHECK = "super-supernet", "family", "retraining"  # origins, beside those of the search
 ENDED = {CandidateState.COMPLETED, CandidateState.FAILED}
@@ -138,7 +139,7 @@ def _supernet(claim: Claim, scaling: Scaling, beat: Beat) -> Artifact:
     setup = replace(
         scaling.setup,
         evaluator=recipe.model_dump_json(),
-        objectives=("val_loss",),
+        objectives=("val_loss", "val_accuracy"),
         timeout_s=resources.timeout_s,
         trains=True,
     )
@@ -210,7 +211,7 @@ def _family(
         scaling.setup,
         space=FAMILY_SPACES[plan.name].name,
         evaluator=config.training.model_dump_json(),
-        objectives=(TRAINED,),
+        objectives=(TRAINED, "test_loss"),
         timeout_s=scaling.spec.config.trials.timeout_s,
         trains=True,
     )
@@ -385,7 +386,7 @@ def _told(claim: Claim, executor: Executor, flight: _Flight, update: Update, ret
             outcome = Outcome(
                 candidate_id,
                 CandidateState.COMPLETED,
-                metrics={**flight.known, **measurement.metrics},
+                metrics={**flight.known, **_asked(flight.task.setup, measurement)},
                 device_seconds=flight.device_seconds + measurement.device_seconds,
                 files=files,
             )
@@ -408,6 +409,11 @@ def _told(claim: Claim, executor: Executor, flight: _Flight, update: Update, ret
             claim.end([outcome])
             return True
     return False
+
+
+def _asked(setup: TrialSetup, measurement: Measurement) -> dict[str, float]:
+    """A trained network's accuracy on validation images stays out: by that name the search's scores go."""
+    return {name: measurement.metrics[name] for name in setup.objectives}
 
 
 def _lost_seconds(claim: Claim, row: Candidate) -> float:

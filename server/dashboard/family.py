@@ -78,7 +78,7 @@ def _curve(members: Sequence[Json], score: str, name: str, colour: str) -> Figur
     return {
         "type": "scatter", "mode": "lines+markers+text", "name": name,
         "x": [member["counted_flops"] for member in shown], "y": [member[score] for member in shown],
-        "text": [member["name"] for member in shown], "textposition": "top center",
+        "text": [member["name"] for member in shown], "textposition": "top center", "cliponaxis": False,
         "customdata": [[member["candidate"]] for member in shown],
         "hovertemplate": "%{text}: %{y:.3f} at %{x:.3s}<extra></extra>",
         "line": {"color": colour, "width": 2},

@@ -74,8 +74,8 @@ class Glance:
     @property
     def progress(self) -> float:
         """Between 0 and 1."""
-        if self.job.state is JobState.SUCCEEDED and self.trains:
-            return 1.0
+        if self.job.state is JobState.SUCCEEDED and self.job.kind != "search":
+            return 1.0  # a family is whole, however few evaluations it took
         return min(1.0, self.done / self.budget) if self.budget else float(self.ended)
 
     @property

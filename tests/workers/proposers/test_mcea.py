@@ -294,3 +294,15 @@ def test_mutation_reaches_every_option_and_prefers_the_near() -> None:
         assert counts[gene] == max(counts.values())
         assert -others[0][1] >= -others[-1][1]
     assert len(Counter(polynomial(1, 4, rng) for _ in range(4000))) == 4
+
+
+@pytest.mark.parametrize("stages", [(2,), (0,), (1, 3)])
+def test_a_search_can_be_of_some_stages_alone(stages: tuple[int, ...]) -> None:
+    memory, standing = searched(noise(4), markov=replace(SMALL, stages=stages))
+    assert standing.demand is None
+    asked = {SCALENET_8_SPACE.decode(a.arch)["stage"] for a in memory.attempts if a.origin != "base alone"}
+    assert asked == set(stages)
+    assert all(len(done.strategies) == len(stages) for done in standing.rounds)
+    for done in standing.rounds:
+        for stage, strategy in zip(stages, done.strategies, strict=True):
+            assert scaling_valid(SCALENET_8, done.base, stage, strategy)
