@@ -35,9 +35,9 @@ class MemberView(StrategyView):
     ratio: float
     """Of the base's counted FLOPs; 2^stage is meant."""
     inherited_accuracy: float | None
-    """On the held-out images, with weights of the super-supernet; null beyond it."""
+    """Percent of the held-out images, with weights of the super-supernet; null beyond it."""
     test_accuracy: float | None
-    """Of the network trained from scratch, shortly; null where it was not, or failed."""
+    """In percent, of the network trained from scratch, shortly; null where it was not, or failed."""
 
 
 class RoundView(View):

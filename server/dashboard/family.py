@@ -68,7 +68,7 @@ def scaling(members: Sequence[Json]) -> Figure:
         _curve(members, "test_accuracy", "trained from scratch", BEST),
         _curve(members, "inherited_accuracy", "inherited weights", PALETTE[1]),
     ]
-    layout = plain_layout("FLOPs (multiply-accumulates)", "accuracy")
+    layout = plain_layout("FLOPs (multiply-accumulates)", "accuracy, percent")
     layout["xaxis"]["type"] = "log"
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
 

@@ -20,7 +20,7 @@ def member(name: str, stage: int, candidate: str) -> dict[str, Any]:
         **{"name": name, "stage": stage, "extrapolated": stage > 3, "candidate": candidate},
         **{"space": SPACE.name, "key": ARCH.key, "depth": 1.0, "width": 1.2, "resolution": 16},
         **{"layers": [1, 2, 1], "params": 1, "macs": 2, "counted_flops": 2, "ratio": 1.0},
-        **{"inherited_accuracy": 0.5, "test_accuracy": None},
+        **{"inherited_accuracy": 50.0, "test_accuracy": None},
     }
 
 

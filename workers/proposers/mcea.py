@@ -142,7 +142,7 @@ class _Replay:
     def follow(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts[len(self._followed) :]:
             self._followed.append(attempt)
-            self._scores.setdefault(attempt.arch, FAILED if attempt.score is None else 100 * attempt.score)
+            self._scores.setdefault(attempt.arch, FAILED if attempt.score is None else attempt.score)
         while self.demand is not None and all(arch in self._scores for arch in self.demand.archs):
             self.demand = self._ask(self._scores)
 

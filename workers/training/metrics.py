@@ -45,9 +45,9 @@ def kernel_distance(left: Tensor, right: Tensor, *, chunk: int = 2048) -> float:
 
 
 def accuracy(logits: Tensor, labels: Tensor, *, top: int = 1) -> float:
-    """The share of rows (n, classes) whose label is among the `top` highest, in [0, 1]."""
+    """The percentage of rows (n, classes) whose label is among the `top` highest."""
     hits = (logits.topk(top, dim=1).indices == labels[:, None]).any(1)
-    return float(hits.double().mean())
+    return 100 * float(hits.double().mean())
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -95,6 +95,6 @@ def test_the_kernel_distance_of_equals_has_mean_zero() -> None:
 def test_accuracy_counts_hits_among_the_highest() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [1.0, 3.0, 2.0]])
     labels = torch.tensor([0, 1, 2, 1])
-    assert accuracy(logits, labels) == 0.5
-    assert accuracy(logits, labels, top=2) == 0.75
-    assert accuracy(logits, labels, top=3) == 1.0
+    assert accuracy(logits, labels) == 50.0
+    assert accuracy(logits, labels, top=2) == 75.0
+    assert accuracy(logits, labels, top=3) == 100.0

@@ -147,7 +147,7 @@ class ScaleNet(TrainingMethod):
         losses = [smoothed_cross_entropy(logits.float(), labels, smoothing) for logits in outputs]
         loss = torch.stack(losses).mean()
         hits = torch.stack([logits.detach().argmax(1) == labels for logits in outputs])
-        accuracy = hits.float().mean()
+        accuracy = 100 * hits.float().mean()  # percent
         return Step(loss, {"accuracy": accuracy, f"accuracy_stage{net.stage}": accuracy})
 
     def deployed(self) -> nn.Module:

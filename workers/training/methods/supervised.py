@@ -19,7 +19,7 @@ class Supervised(TrainingMethod):
     def forward(self, batch: Batch, clock: Clock) -> Step:
         logits, labels = self.model(batch["images"]).float(), batch["labels"]
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        accuracy = 100 * (logits.detach().argmax(1) == labels).float().mean()  # percent
         return Step(loss, {"accuracy": accuracy})
 
     def deployed(self) -> nn.Module:
