@@ -139,9 +139,9 @@ def train_supernet(plan: ScalingPlan, train: Images, weights: Path, options: arg
     def report(step: int, metrics: object) -> None:
         assert isinstance(metrics, dict)
         stages = " ".join(
-            f"{metrics.get(f'accuracy_stage{s}', float('nan')):.3f}" for s in range(len(plan.grids))
+            f"{metrics.get(f'accuracy_stage{s}', float('nan')):.1f}" for s in range(len(plan.grids))
         )
-        print(f"  {step:5} loss {metrics['loss']:.3f} accuracy {metrics['accuracy']:.3f} by stage {stages}")
+        print(f"  {step:5} loss {metrics['loss']:.3f} accuracy {metrics['accuracy']:.1f} % by stage {stages}")
 
     fit(
         method,
@@ -239,7 +239,7 @@ def compare_with_training(
         trained = retrained(space, attempt, train, unseen, options)
         flops = attempt.metrics["counted_flops"]
         rows.append((attempt.score or 0.0, trained, flops))
-        print(f"  inherited {attempt.score:.3f}  trained {trained:.3f}  {flops:,.0f} counted FLOPs")
+        print(f"  inherited {attempt.score:.1f} %  trained {trained:.1f} %  {flops:,.0f} counted FLOPs")
     scores, accuracies, counts = zip(*rows, strict=True)
     for name, predictor in (("inherited", scores), ("counted FLOPs", counts)):
         rho = spearmanr(predictor, accuracies).statistic

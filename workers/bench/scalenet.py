@@ -231,7 +231,7 @@ def supernet(setting: Setting, grids: Sequence[PlanGrid]) -> SuperNet:
 
 
 def trained(setting: Setting, base: Kernels, strategy: Strategy, *, seeds: int) -> list[float]:
-    """Test accuracies of a network trained from scratch, once a seed."""
+    """Test accuracies, in percent, of a network trained from scratch, once a seed."""
     return [_trained(setting, base, strategy, seed) for seed in range(seeds)]
 
 
@@ -307,7 +307,7 @@ def table(setting: Setting, ways: Sequence[Way], scores: Scores) -> str:
         cells = "".join(f" {_cell(setting, way, stage, scores)} |" for stage in stages)
         mean = statistics.mean(statistics.mean(scores[way.name, stage]) for stage in stages)
         lines.append(
-            f"| {way.name} |{cells} {100 * mean:.1f} | {way.train_seconds:.0f} "
+            f"| {way.name} |{cells} {mean:.1f} | {way.train_seconds:.0f} "
             f"| {way.search_seconds:.0f} | {way.evaluations} |"
         )
     whole, apart = ways[0], ways[1]
@@ -324,7 +324,7 @@ def table(setting: Setting, ways: Sequence[Way], scores: Scores) -> str:
 
 def _cell(setting: Setting, way: Way, stage: int, scores: Scores) -> str:
     base, strategy = way.networks[stage]
-    found = [100 * score for score in scores[way.name, stage]]
+    found = scores[way.name, stage]
     flops = counted_flops(setting.plan, scale(base, strategy))
     spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
     return f"{statistics.mean(found):.1f}{spread} ({flops / 1e6:.2f} M)"
