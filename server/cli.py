@@ -235,9 +235,8 @@ def export(
     api_key: Key = "",
 ) -> None:
     """Save a job's network: its architecture, and its weights where it was trained."""
-    client = _client(url, api_key)
-    target = client.export(candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip"))
-    typer.echo(target)
+    with _client(url, api_key) as client:
+        typer.echo(client.export(candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")))
 
 
 @app.command()
@@ -256,9 +255,9 @@ def sample(
     import tempfile
     import zipfile
 
-    client = _client(url, api_key)
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        bundle = client.export(candidate or client.best(job_id)["id"], Path(folder) / "export.zip")
+        with _client(url, api_key) as client:
+            bundle = client.export(candidate or client.best(job_id)["id"], Path(folder) / "export.zip")
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)
         options = ["--out", str(out), "--n", str(n), "--steps", str(steps), "--seed", str(seed)]
