@@ -93,7 +93,7 @@ Process = Generator[Demand, Scores, T]
 
 
 class MarkovEvolution:
-    """The proposer. Scores are read as top-1 shares in [0, 1].
+    """The proposer. Scores are read as top-1 in percent.
 
     It remembers how far it has followed which memory, to save time: the answer does not depend on it.
     """
