@@ -27,7 +27,7 @@ from ray.train.torch import TorchTrainer, get_device
 from server.store.specs import ResourcesSpec
 from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of, follow_trial
 from workers.trial import TrialFailed
-from workers.tune import NAMESPACE, connect
+from workers.tune import NAMESPACE, connect, use_assigned_cpus
 
 LOST = "one of its processes was lost: killed, out of memory, or gone with its host"
 LOOK_SECONDS = 0.2
@@ -148,6 +148,7 @@ def _work(config: dict[str, Any]) -> None:
     def tell(update: Passing) -> None:
         ray.get(mailbox.put.remote(update))
 
+    use_assigned_cpus()
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     if train.get_context().get_world_rank() == 0:

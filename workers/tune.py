@@ -141,11 +141,20 @@ class _Relay(Callback):  # type: ignore[misc]
 def _run(config: Mapping[str, Any]) -> None:
     """What a Ray actor does for one task."""
     task: TrialTask = config["task"].task
+    use_assigned_cpus()
 
     def tell(update: Passing) -> None:
         tune.report({"update": update, "done": 0, **_judged(task, update)})
 
     tune.report({"update": end_of(task, tell)})
+
+
+def use_assigned_cpus() -> None:
+    """Lets PyTorch compute on as many threads as this process was given processors, at least one."""
+    import torch  # only where a trial runs: whoever hands trials to Ray does not need it
+
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    torch.set_num_threads(max(int(assigned.get("CPU", 1)), 1))
 
 
 def _judged(task: TrialTask, update: Passing) -> dict[str, float]:
