@@ -28,21 +28,22 @@ class ScaleMethod:
 # of the area leaves nothing of an image that is small already.
 _SMALL: dict[str, dict[str, Any]] = {
     "supernet": {
-        **{"steps": 1000, "batch": 64, "learning_rate": 0.1, "warmup": 50, "clip": 5.0},
+        **{"batch": 64, "learning_rate": 0.1, "warmup": 50, "clip": 5.0},
         **{"crop_area": (0.8, 1.0), "checkpoint_every": 100},
     },
     "search": {"rounds": 2, "initial_bases": 3, "population": 6, "generations": 3, "zoom": 1.0},
-    "family": {"sample": 8},
 }
 _TRAINING = {"batch": 64, "learning_rate": 0.1, "label_smoothing": 0.1, "clip": 5.0}
 
 
-def _small(*, held_out: int | None, images: int | None, epochs: int) -> dict[str, dict[str, Any]]:
+def _small(
+    *, held_out: int, images: int | None, epochs: int, steps: int, sample: int
+) -> dict[str, dict[str, Any]]:
     training = {**_TRAINING, "epochs": epochs, "train_images": images}
     return {
-        "supernet": {**_SMALL["supernet"], "held_out": held_out},
+        "supernet": {**_SMALL["supernet"], "held_out": held_out, "steps": steps},
         "search": _SMALL["search"],
-        "family": {**_SMALL["family"], "training": training},
+        "family": {"sample": sample, "training": training},
     }
 
 
@@ -53,10 +54,10 @@ SCALE_METHODS: dict[str, ScaleMethod] = {
         space="scalenet-8",
         dataset="digits",
         on={
-            "digits": _small(held_out=448, images=None, epochs=4),
-            "cifar10": _small(held_out=None, images=2000, epochs=4),
-            "cifar100": _small(held_out=None, images=2000, epochs=4),
-            "imagenette64": _small(held_out=128, images=None, epochs=8),
+            "digits": _small(held_out=448, images=None, epochs=4, steps=1000, sample=8),
+            "cifar10": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
+            "cifar100": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
+            "imagenette64": _small(held_out=128, images=None, epochs=2, steps=300, sample=4),
         },
     ),
 }

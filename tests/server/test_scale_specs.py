@@ -36,7 +36,7 @@ def test_given_options_stand_and_the_others_are_filled_in() -> None:
     assert (found.supernet.steps, found.supernet.batch) == (7, 64)
     assert (found.search.rounds, found.search.population) == (3, 6)
     assert found.family.training is not None
-    assert (found.family.training.epochs, found.family.training.train_images) == (2, 2000)
+    assert (found.family.training.epochs, found.family.training.train_images) == (2, 1500)
 
 
 def test_training_of_the_members_can_be_left_out() -> None:
