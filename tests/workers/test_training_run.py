@@ -18,7 +18,17 @@ from server.store.store import Store
 from workers import executors
 from workers.beat import heartbeat
 from workers.compose import compose_search, compose_training
-from workers.executors import CHECKPOINT, Executor, Failed, InlineExecutor, Progress, Saved, TrialTask, Update
+from workers.executors import (
+    CHECKPOINT,
+    Executor,
+    Failed,
+    InlineExecutor,
+    Kept,
+    Progress,
+    Saved,
+    TrialTask,
+    Update,
+)
 from workers.loop import run_search
 from workers.settings import WorkerSettings
 from workers.training_run import TrainingFailed, run_training
@@ -104,8 +114,8 @@ def test_a_train_job_trains_scores_and_keeps_its_network(
     assert (row.key, row.origin, row.state) == (SMALLEST.key, "request", CandidateState.COMPLETED)
     assert row.scores == [-row.metrics["fid"]]
     assert [point.step for point in sqlite_store.points(row.id)] == [1, 2, 3, 4, 5, 6]
-    kept = [artifact.name for artifact in sqlite_store.artifacts(job_id)]
-    assert kept == ["samples-0000003.png", "samples-0000006.png", "model.safetensors", "samples.png"]
+    kept = sorted(artifact.name for artifact in sqlite_store.artifacts(job_id))
+    assert kept == ["model.safetensors", "samples-0000003.png", "samples-0000006.png", "samples.png"]
     kinds = [event.kind for event in sqlite_store.events(job_id)]
     assert kinds.count("candidate.kept") == 2
     assert kinds.count("candidate.saved") == 3
@@ -125,6 +135,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_network(
     told: list[Update] = []
     run(claimed(sqlite_store), settings, Watched(told))
     assert [update.step for update in told if isinstance(update, Progress)] == [5, 6]
+    assert [file.name for u in told if isinstance(u, Kept) for file in u.files] == ["samples-0000006.png"]
     (row,) = sqlite_store.candidates(cut)
     assert row.tries == 2
     for name, tensor in weights(sqlite_store, settings, whole).items():
@@ -153,9 +164,9 @@ class Steered(InlineExecutor):
 
     def poll(self, timeout: float) -> list[Update]:
         if self._tasks:
-            updates: list[Update] = [u for u in super().poll(timeout) if isinstance(u, Saved)][:1]
+            first = next(update for update in super().poll(timeout) if isinstance(update, Saved))
             self.ask()
-            return updates
+            return [first]
         return []
 
     def stop(self) -> None:
@@ -288,3 +299,14 @@ def test_a_classifier_is_trained_and_tested_once(sqlite_store: Store, settings: 
     assert [point.step for point in curve] == [1, 2]
     assert curve[-1].metrics["val_accuracy"] == row.metrics["val_accuracy"]
     assert all("test_accuracy" not in point.metrics for point in curve)
+
+
+def test_samples_are_shown_once_for_every_period_wherever_reports_fall(
+    sqlite_store: Store, settings: WorkerSettings
+) -> None:
+    """A checkpoint brings a report of its own, off the grid of the others."""
+    job_id = submit(sqlite_store, steps=9, checkpoint_every=4, preview_every=3)
+    run(claimed(sqlite_store), settings)
+    names = sorted(row.name for row in sqlite_store.artifacts(job_id))
+    shown = [name for name in names if name.startswith("samples-")]
+    assert shown == ["samples-0000003.png", "samples-0000006.png", "samples-0000009.png"]

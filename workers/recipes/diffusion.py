@@ -19,7 +19,7 @@ from workers.recipes.network import fitting_data, placed, save_weights, untraine
 from workers.training.data import ImageBatches, ImageData, Images, flipped
 from workers.training.distributed import ranks
 from workers.training.features import FeatureNetwork, Reference, reference
-from workers.training.fit import fit
+from workers.training.fit import Checkpoint, fit
 from workers.training.methods.diffusion import Diffusion
 from workers.training.metrics import frechet_distance, gaussian, kernel_distance
 from workers.training.noise import NoiseProcess, make_process
@@ -95,12 +95,15 @@ class DiffusionTraining:
         method = self._method(trial.arch, trial.seed)
         every = max(min(spec.steps // REPORTS, spec.preview_every or spec.steps), 1)
         last: dict[str, float] = {}
+        seen = Checkpoint.steps_in(trial.checkpoint.path)
 
         def note(step: int, metrics: Mapping[str, float]) -> None:
+            nonlocal seen
             report(step, metrics)
             last.update({"loss": metrics["loss"], "mse": metrics["mse"]})
-            if place.leads and _crosses(step, every, spec.preview_every):
+            if place.leads and _passed(seen, step, spec.preview_every):
                 self._preview(trial, method.deployed(), step)
+            seen = step
 
         fit(
             method,
@@ -177,6 +180,6 @@ class DiffusionTraining:
         }
 
 
-def _crosses(step: int, every: int, period: int) -> bool:
-    """Whether a multiple of `period` lies within the last `every` steps up to `step`; never for period 0."""
-    return period > 0 and step // period > (step - every) // period
+def _passed(before: int, step: int, period: int) -> bool:
+    """Whether a multiple of `period` lies after `before`, up to `step`; never for period 0."""
+    return period > 0 and step // period > before // period

@@ -43,6 +43,13 @@ class Checkpoint:
     def load(cls, path: Path) -> "Checkpoint":
         return cls(**torch.load(path, map_location="cpu", weights_only=True))
 
+    @staticmethod
+    def steps_in(path: Path | None) -> int:
+        """The steps that a file's run has done, read without the rest; 0 where there is no file."""
+        if path is None or not path.exists():
+            return 0
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
+
 
 def fit(
     method: TrainingMethod,
