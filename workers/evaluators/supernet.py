@@ -105,7 +105,7 @@ def inheriting(
 
 
 class SupernetEvaluator:
-    """Measures `val_accuracy`, in percent, and `counted_flops`, by the paper's own counter.
+    """Measures `val_accuracy`, in percent, and `counted_flops`, as the plan counts.
 
     `held_out` are images that the super-supernet was not trained on; what does not fill a batch is left out.
     They are rendered at `zoom` times the network's resolution and centre-cropped (published: 256 / 224).
