@@ -37,7 +37,7 @@ _made = count(secrets.randbits(16))
 def new_id() -> str:
     """An id that sorts by the time it was made, to the millisecond, and within one by the order of making.
 
-    Those that two processes make in one millisecond differ by 24 random bits and by where each has counted to.
+    Those that two processes make in one millisecond differ by 24 random bits and by how far each has counted.
     """
     return f"{time.time_ns() // 1_000_000:011x}{next(_made) & 0xFFFF:04x}{secrets.token_hex(3)}"
 

@@ -12,7 +12,6 @@ from tests.workers.searches import crash, searched
 from workers.executors import Failed, TrialTask
 from workers.loop import SearchFailed
 
-
 SPACE = SPACES["macro-8"]
 
 
