@@ -53,7 +53,13 @@ def main(arguments: Sequence[str]) -> str:
     torch.set_num_threads(1)
     space = SPACES[options.dataset]
     root = os.environ.get("ARCHSMITH_DATA")
-    trainings = Trainings(space, options.dataset, options.out, data_root=Path(root) if root else None)
+    trainings = Trainings(
+        space,
+        options.dataset,
+        options.out,
+        data_root=Path(root) if root else None,
+        images=options.images,
+    )
     archs = spread(space, options.nets, Random(0))
     long = whole_steps(options.long)
     ends = [trainings.scores(arch, PLAIN, LONG_SEED, [long])[long] for arch in archs]
@@ -78,6 +84,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=sorted(SPACES), default="digits")
     parser.add_argument("--nets", type=int, default=16)
     parser.add_argument("--long", type=int, default=480, help="steps of the long training")
+    parser.add_argument("--images", type=int, default=512, help="samples of a score; one record, one number")
     parser.add_argument("--out", type=Path, default=Path("var/bench/rfid.jsonl"), help="the growing record")
     return parser.parse_args(arguments)
 
