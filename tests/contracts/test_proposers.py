@@ -199,6 +199,15 @@ def test_a_search_in_which_everything_fails_goes_on_with_new_points(spec: Propos
 
 
 @each_proposer
+def test_a_search_goes_on_where_other_searches_know_of_failures_alone(spec: ProposerSpec) -> None:
+    archs = [WIDE.sample(Random(seed)) for seed in range(8)]
+    failures = [Attempt(arch, None, WIDE.cost_of(arch)) for arch in archs]
+    memory = SearchMemory(tuple(failures[:5]), earlier=tuple(failures[5:]))
+    check(Problem(WIDE), memory, answer := make_proposer(spec, Problem(WIDE)).ask(memory, 2, Random(0)), 2)
+    assert len(answer) == 2
+
+
+@each_proposer
 def test_evidence_of_other_searches_may_be_proposed_again(spec: ProposerSpec) -> None:
     space = toy(2, 2)
     archs = [space.architecture((a, b)) for a in range(2) for b in range(2)]

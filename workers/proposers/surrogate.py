@@ -39,7 +39,7 @@ class Surrogate:
     def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
         taken = Taken(memory)
         proposals = self._founders(memory, count, taken, rng)
-        if len(proposals) < count and (memory.scored or memory.earlier):
+        if len(proposals) < count and any(a.scores for a in (*memory.scored, *memory.earlier)):
             proposals += self._wishes(memory, proposals, count - len(proposals), taken, rng)
         while len(proposals) < count and (stranger := self._stranger(taken, rng)) is not None:
             taken.add(stranger.arch)
@@ -195,7 +195,9 @@ def targets(attempts: Sequence[Attempt], weights: Array) -> Array:
     measured constraint ranks below all that keep them, and a failure below everything.
     """
     scored = [attempt for attempt in attempts if attempt.scores is not None]
-    table = np.array([attempt.scores for attempt in scored], dtype=np.float64).reshape(len(scored), -1)
+    table = np.array([attempt.scores for attempt in scored], dtype=np.float64).reshape(
+        len(scored), len(weights)
+    )
     merged = table[:, 0] if len(weights) == 1 else _chebyshev(table, weights)
     value = dict(zip(map(id, scored), merged.tolist(), strict=True))
     good = [value[id(attempt)] for attempt in scored if not attempt.violation] or list(value.values())
