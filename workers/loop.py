@@ -269,10 +269,11 @@ class _Loop:
     def _reuse(self, flight: _Flight, known: Candidate) -> None:
         """Takes over what another job has paid for."""
         metrics = _metrics(known)
+        asked = {objective.metric for objective in self.spec.objectives}
         outcome = Outcome(
             flight.id,
             CandidateState.COMPLETED,
-            metrics=metrics,
+            metrics={name: metrics[name] for name in metrics if name in known.metrics or name in asked},
             scores=scores(self.spec, metrics),
             violation=violation(self.spec, metrics),
             reused_from=known.id,
