@@ -77,13 +77,16 @@ class TrialSetup:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """One evaluation to run; `id` is the candidate's. `known` are objectives that need no measuring."""
+    """One evaluation to run; `id` is the candidate's. `known` are objectives that need no measuring.
+
+    Early stopping leaves alone what is not `judged`: the baseline.
+    """
 
     id: str
     arch: Architecture
     seed: int
     setup: TrialSetup
-    reference: Mapping[str, float] | None = None
+    judged: bool = True
     known: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -183,7 +186,7 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     """Evaluates one candidate and keeps the files that it leaves. Raises TrialFailed."""
     setup = task.setup
     if not setup.leaves_files:
-        trial = Trial(task.arch, task.seed, Path(os.devnull), task.reference)
+        trial = Trial(task.arch, task.seed, Path(os.devnull))
         measurement = evaluator_of(setup).evaluate(trial, lambda step, metrics: None)
         return Done(task.id, _whole(task, measurement))
     artifacts, place = ArtifactStore(setup.artifact_root), artifact_folder(setup.job_id, task.id)
@@ -206,7 +209,7 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     with tempfile.TemporaryDirectory(prefix="archsmith-") as scratch:
         folder, checkpoint = Path(scratch) / "kept", Path(scratch) / CHECKPOINT
         folder.mkdir()
-        trial = Trial(task.arch, task.seed, folder, task.reference, keep=keep)
+        trial = Trial(task.arch, task.seed, folder, keep=keep)
         if setup.trains:
             artifacts.fetch(f"{place}/{CHECKPOINT}", checkpoint)
             trial = replace(trial, checkpoint=CheckpointFile(checkpoint, saved))
@@ -257,7 +260,8 @@ def _whole(task: TrialTask, measured: Measurement) -> Measurement:
 
 
 def _check_finite(measurement: Measurement, objectives: Sequence[str]) -> None:
-    for name in objectives:
+    for objective in objectives:
+        name = measurement.relative.get(objective, objective)
         if name not in measurement.metrics:
             raise TrialFailed(f"the evaluation gave no {name!r}; it gives {sorted(measurement.metrics)}")
         if not math.isfinite(measurement.metrics[name]):

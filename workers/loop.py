@@ -5,7 +5,7 @@ any point goes on from them: finished evaluations are read back, those in flight
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -22,6 +22,7 @@ from workers.executors import Done, Executor, Failed, Progress, StoppedEarly, Tr
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer
 from workers.scoring import scorable, scores, violation
+from workers.trial import Measurement
 
 POLL_SECONDS = 0.2
 FLUSH_SECONDS = 0.1  # how long cheap results may wait for company before they are written
@@ -62,9 +63,13 @@ class _Flight:
     tries: int = 1
     device_seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
+    done: Done | None = None
+    """Measured, and waiting for the baseline's result to be scored by."""
 
     def held_seconds(self) -> float:
         """How long this try has held a device, at most: it may have waited for one."""
+        if self.done is not None:
+            return self.done.measurement.device_seconds
         return time.monotonic() - self.since
 
 
@@ -150,9 +155,9 @@ class _Loop:
     # ---------------------------------------------------------------- ask
 
     def _propose(self) -> None:
-        if self._begin_baseline() or (self.spec.config.baseline and not self.state.reference):
-            return
-        free = min(self.slots - len(self.state.flying), self.spec.budget.evaluations - self.state.begun)
+        self._begin_baseline()
+        busy = sum(flight.done is None for flight in self.state.flying.values())
+        free = min(self.slots - busy, self.spec.budget.evaluations - self.state.begun)
         if self.search.slow_proposer:
             self._ask_ahead(free)
         elif free > 0:
@@ -180,12 +185,10 @@ class _Loop:
             memory = self.state.memory.asked(*(proposal.arch for proposal in self.ready))
             self.asked = self.asks.submit(self._ask, wanted, memory)
 
-    def _begin_baseline(self) -> bool:
+    def _begin_baseline(self) -> None:
         baseline = self.search.space.baseline
-        if not self.spec.config.baseline or baseline is None or self.state.begun:
-            return False
-        self._begin([Proposal(baseline, "baseline", note="the published reference point")])
-        return True
+        if self.spec.config.baseline and baseline is not None and not self.state.begun:
+            self._begin([Proposal(baseline, "baseline", note="the published reference point")])
 
     def _begin(self, proposals: Sequence[Proposal]) -> None:
         if self.search.trains:
@@ -231,10 +234,9 @@ class _Loop:
         )
 
     def _task(self, flight: _Flight) -> TrialTask:
-        # the baseline's own reference is empty: nothing has been measured before it
-        reference = dict(self.state.reference) if self.spec.config.baseline else None
         known = {name: getattr(flight.cost, name) for name in self.costs}
-        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, reference, known)
+        judged = flight.origin != "baseline"
+        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, judged, known)
 
     # ---------------------------------------------------------------- tell
 
@@ -247,14 +249,25 @@ class _Loop:
                 case Progress(_, step, metrics):
                     self.claim.report(flight.id, step, metrics)
                 case Done():
-                    self._completed(flight, update)
+                    self._measured(flight, update)
                 case Failed():
                     self._failed(flight, update)
                 case StoppedEarly():
                     self._stopped_early(flight, update)
 
-    def _completed(self, flight: _Flight, done: Done) -> None:
-        metrics = dict(done.measurement.metrics)
+    def _measured(self, flight: _Flight, done: Done) -> None:
+        """Scores what was measured; where that takes the baseline's result, when there is one."""
+        flight.done = done
+        if flight.origin == "baseline":
+            self._completed(flight, done, done.measurement.metrics)
+        if self.spec.config.baseline and not self.state.reference:
+            return
+        for waiting in list(self.state.flying.values()):
+            if waiting.done is not None:
+                self._completed(waiting, waiting.done, self.state.reference)
+
+    def _completed(self, flight: _Flight, done: Done, reference: Mapping[str, float]) -> None:
+        metrics = {**done.measurement.metrics, **_related(done.measurement, reference)}
         outcome = Outcome(
             flight.id,
             CandidateState.COMPLETED,
@@ -429,6 +442,15 @@ def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> 
         state.best, state.since_best = attempt.score, 0
     else:
         state.since_best += 1
+
+
+def _related(measured: Measurement, reference: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are relative to the baseline's, `reference`; none in a search without a baseline."""
+    return {
+        name: measured.metrics[metric] / reference[metric]
+        for name, metric in measured.relative.items()
+        if metric in reference
+    }
 
 
 def _better(score: float, best: float | None) -> bool:

@@ -1,7 +1,7 @@
 """A trial: plain data in, plain data out, so that it can run in any process on any host."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -42,25 +42,28 @@ class CheckpointFile:
 class Trial:
     """What an evaluator is handed.
 
-    `reference` holds the baseline's metrics for relative scores: empty while the baseline itself is measured,
-    None in a search without a baseline. What the evaluator writes under `folder` is kept as the
-    candidate's artifacts when the trial ends; what it hands to `keep` is kept at once, for users to see.
+    What the evaluator writes under `folder` is kept as the candidate's artifacts when the trial ends; what it
+    hands to `keep` is kept at once, for users to see.
     """
 
     arch: Architecture
     seed: int
     folder: Path
-    reference: Mapping[str, float] | None = None
     keep: Callable[[Path], None] = _ignored
     checkpoint: CheckpointFile = CheckpointFile()
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What came out: the metrics, objectives among them, and the seconds the device was held."""
+    """What came out: the metrics, objectives among them, and the seconds the device was held.
+
+    `relative` names metrics that are one of these over the baseline's: {"rfid": "fid"}. They come to be when
+    both are known, so that no trial waits for the baseline's.
+    """
 
     metrics: Mapping[str, float]
     device_seconds: float = 0.0
+    relative: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,7 @@ def use_assigned_cpus() -> None:
 
 def _judged(task: TrialTask, update: Passing) -> dict[str, float]:
     """How good the candidate seems after a step, for the scheduler; nothing of what it is not to judge."""
-    is_baseline = task.reference is not None and not task.reference
-    if is_baseline or not isinstance(update, Progress):
+    if not task.judged or not isinstance(update, Progress):
         return {}
     evaluator, objective = evaluator_of(task.setup), task.setup.watched
     if objective is None or not isinstance(evaluator, Gradual):

@@ -163,7 +163,7 @@ def test_poor_trials_are_stopped_and_good_ones_and_the_baseline_are_not(
             assert end.device_seconds > 0
         again = ends(
             TrialTask("good", arch, 0, learns),
-            TrialTask("baseline", arch, 0, does_not, reference={}),
+            TrialTask("baseline", arch, 0, does_not, judged=False),
         )
         assert not any(isinstance(end, Failed | StoppedEarly) for end in again.values())
     finally:
