@@ -7,6 +7,7 @@ super-supernet, those of the search, those of the family. What was cut off goes 
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from search_spaces.scaling import FAMILY_SPACES, ScalingPlan
 from search_spaces.space import Architecture, SearchSpace
 from server.store.artifacts import ArtifactStore, StoredFile
 from server.store.claim import Claim, NewCandidate, Outcome
-from server.store.specs import ScaleSpec, SupernetEvaluation
+from server.store.specs import Budget, ScaleSpec, SupernetEvaluation
 from server.store.states import CandidateState, JobState
 from server.store.tables import Artifact, Candidate
 from workers.beat import Beat
@@ -127,7 +128,9 @@ def _scaled(claim: Claim, scaling: Scaling, beat: Beat) -> tuple[str, Json]:
     finally:
         executor.stop()
     report = _report(claim, scaling, standing.rounds, members, rows)
-    return ("" if finished else reason), report
+    lost = _untrained(rows)
+    words = ["" if finished or reason in lost else reason, lost]
+    return "; ".join(word for word in words if word), report
 
 
 # -------------------------------------------------------------------- the super-supernet
@@ -158,7 +161,16 @@ def _supernet(claim: Claim, scaling: Scaling, beat: Beat) -> Artifact:
     if row.state not in ENDED:
         executor = scaling.train_executor()
         try:
-            (row,) = _trained(claim, scaling, work, setup, executor, beat, retries=resources.retries)
+            (row,) = _trained(
+                claim,
+                scaling,
+                work,
+                setup,
+                executor,
+                beat,
+                retries=resources.retries,
+                devices=lambda running: running * resources.workers,
+            )
         finally:
             executor.stop()
     if row.state is CandidateState.FAILED:
@@ -201,10 +213,9 @@ def _family(
     claim: Claim, scaling: Scaling, found: Round, memory: SearchMemory, executor: Executor, beat: Beat
 ) -> tuple[list[Kin], dict[str, Candidate]]:
     """The members, and the ended rows of them and of the networks that are trained to compare, by key."""
-    plan, config = scaling.plan, scaling.spec.config.family
+    plan, config, trials = scaling.plan, scaling.spec.config.family, scaling.spec.config.trials
     members = kin(plan, scaling.space, found, memory, config.stages)
     work = [_member_work(scaling, one) for one in members]
-    retries = scaling.spec.config.trials.retries
     if config.training is None:
         return members, _by_key(_recorded(claim, work))
     setup = replace(
@@ -212,7 +223,7 @@ def _family(
         space=FAMILY_SPACES[plan.name].name,
         evaluator=config.training.model_dump_json(),
         objectives=(TRAINED, "test_loss"),
-        timeout_s=scaling.spec.config.trials.timeout_s,
+        timeout_s=trials.timeout_s,
         trains=True,
     )
     own = {one.arch for one in members}
@@ -225,11 +236,27 @@ def _family(
             work.append(_work(arch, CHECK, f"searched as {attempt.arch.key}", known))
     signature = f"{evaluator_of(setup).signature}/seed{scaling.spec.seed}"
     work = [replace(one, candidate=replace(one.candidate, signature=signature)) for one in work]
-    return members, _by_key(_trained(claim, scaling, work, setup, executor, beat, retries=retries))
+    rows = _trained(
+        claim,
+        scaling,
+        work,
+        setup,
+        executor,
+        beat,
+        retries=trials.retries,
+        devices=lambda running: min(running, trials.parallel),
+    )
+    return members, _by_key(rows)
 
 
 def _by_key(rows: Sequence[Candidate]) -> dict[str, Candidate]:
     return {row.key: row for row in rows}
+
+
+def _untrained(rows: Mapping[str, Candidate]) -> str:
+    """How many of the networks have no training behind them, and why; empty where none was lost."""
+    lost = [row for row in rows.values() if row.state is CandidateState.FAILED]
+    return f"{len(lost)} of {len(rows)} networks were not trained: {lost[0].reason}" if lost else ""
 
 
 def _member_work(scaling: Scaling, one: Kin) -> Work:
@@ -342,8 +369,11 @@ def _trained(
     beat: Beat,
     *,
     retries: int,
+    devices: Callable[[int], int],
 ) -> list[Candidate]:
-    """The rows of the work when all of it has ended, well or badly. Raises Interrupted."""
+    """The rows of the work when all of it has ended, well or badly; what the budget's time does not last for
+    has failed. `devices` tells how many so many trainings hold. Raises Interrupted.
+    """
     artifacts = ArtifactStore(setup.artifact_root)
     flights: dict[str, _Flight] = {}
     for row, one in zip(_begun(claim, work), work, strict=True):
@@ -351,12 +381,14 @@ def _trained(
             continue
         seconds = row.device_seconds
         if row.id != one.candidate.id:  # begun by a process that is gone
-            lost = _lost_seconds(claim, row)
+            lost = _lost_seconds(claim, row.id)
             claim.retry(row.id, TAKEN_UP[row.state], device_seconds=lost)
             seconds += lost
         task = TrialTask(row.id, one.arch, scaling.spec.seed, setup)
         flights[row.id] = _Flight(task, one.known, seconds)
         executor.submit(task)
+    spent = sum(row.device_seconds for row in claim.candidates())
+    looked_at = time.monotonic()
     while flights:
         beat.check()
         if beat.request is not None:
@@ -364,12 +396,44 @@ def _trained(
                 for candidate_id in flights:
                     _forget_checkpoint(artifacts, claim, candidate_id)
             raise Interrupted(STOPS[beat.request])
+        now = time.monotonic()
+        spent += (now - looked_at) * devices(len(flights))
+        looked_at = now
+        if over := out_of_time(scaling.spec.budget, beat.running_seconds(), spent):
+            _given_up(claim, artifacts, flights, f"{over}; give it a larger budget")
+            break
         for update in executor.poll(POLL_SECONDS):
             flight = flights.get(update.id)
             if flight is not None and _told(claim, executor, flight, update, retries):
                 del flights[update.id]
                 _forget_checkpoint(artifacts, claim, update.id)
     return _begun(claim, work)
+
+
+def out_of_time(budget: Budget, running_seconds: float, device_seconds: float) -> str:
+    """Why nothing more may run; empty while there is time."""
+    if budget.wall_time_s is not None and running_seconds >= budget.wall_time_s:
+        return "the wall time of the budget is used"
+    if budget.device_hours is not None and device_seconds >= budget.device_hours * 3600:
+        return "the device hours of the budget are used"
+    return ""
+
+
+def _given_up(claim: Claim, artifacts: ArtifactStore, flights: Mapping[str, _Flight], reason: str) -> None:
+    claim.end(
+        [
+            Outcome(
+                candidate_id,
+                CandidateState.FAILED,
+                metrics=flight.known,
+                reason=reason,
+                device_seconds=flight.device_seconds + _lost_seconds(claim, candidate_id),
+            )
+            for candidate_id, flight in flights.items()
+        ]
+    )
+    for candidate_id in flights:
+        _forget_checkpoint(artifacts, claim, candidate_id)
 
 
 def _told(claim: Claim, executor: Executor, flight: _Flight, update: Update, retries: int) -> bool:
@@ -416,9 +480,9 @@ def _asked(setup: TrialSetup, measurement: Measurement) -> dict[str, float]:
     return {name: measurement.metrics[name] for name in setup.objectives}
 
 
-def _lost_seconds(claim: Claim, row: Candidate) -> float:
-    """What a lost process had taken by its last report, where it said so."""
-    points = claim.store.points(row.id)
+def _lost_seconds(claim: Claim, candidate_id: str) -> float:
+    """What a process that is lost or given up had taken by its last report, where it said so."""
+    points = claim.store.points(candidate_id)
     return float(points[-1].metrics.get(SECONDS, 0.0)) if points else 0.0
 
 

@@ -14,10 +14,10 @@ from server.store.specs import ScaleSpec
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import Candidate
-from workers.beat import heartbeat
+from workers.beat import Beat, heartbeat
 from workers.compose_scale import compose_scale
 from workers.executors import CHECKPOINT, Executor, InlineExecutor, TrialTask, Update
-from workers.scale_run import ScalingFailed, run_scale
+from workers.scale_run import Scaling, ScalingFailed, run_scale
 from workers.settings import WorkerSettings
 
 LEASE = timedelta(hours=1)
@@ -78,16 +78,25 @@ def run(
     training: Executor | None = None,
     trials: Executor | None = None,
 ) -> None:
+    with heartbeat(claim) as beat:
+        run_scale(claim, composed(claim, settings, training=training, trials=trials), beat)
+
+
+def composed(
+    claim: Claim,
+    settings: WorkerSettings,
+    *,
+    training: Executor | None = None,
+    trials: Executor | None = None,
+) -> Scaling:
     assert isinstance(claim.spec, ScaleSpec)
-    scaling = compose_scale(
+    return compose_scale(
         claim,
         claim.spec,
         settings,
         lambda *_: training or InlineExecutor(),
         lambda *_: trials or InlineExecutor(),
     )
-    with heartbeat(claim) as beat:
-        run_scale(claim, scaling, beat)
 
 
 def again(store: Store, job_id: str) -> Claim:
@@ -237,6 +246,60 @@ def test_a_budget_that_ends_before_the_first_round_fails_the_job_with_a_word(
         ScalingFailed, match="all evaluations of the budget are used; give it a larger budget"
     ):
         run(claimed(sqlite_store), settings)
+
+
+@pytest.mark.parametrize(
+    ("budget", "word"),
+    [
+        ({"wall_time_s": 1e-9}, "the wall time of the budget is used"),
+        ({"device_hours": 1e-12}, "the device hours of the budget are used"),
+    ],
+)
+def test_time_that_ends_while_the_super_supernet_trains_fails_the_job_with_a_word(
+    sqlite_store: Store, settings: WorkerSettings, budget: dict[str, Any], word: str
+) -> None:
+    job_id = submit(sqlite_store, budget=budget)
+    with pytest.raises(ScalingFailed, match=f"could not be trained: {word}; give it a larger budget"):
+        run(claimed(sqlite_store), settings)
+    (row,) = sqlite_store.candidates(job_id)
+    assert row.state is CandidateState.FAILED
+    assert not list(Path(settings.artifact_root()).rglob(CHECKPOINT))
+
+
+class Trainings(InlineExecutor):
+    """Counts the trainings that have ended."""
+
+    ended = 0
+
+    def poll(self, timeout: float) -> list[Update]:
+        trains = bool(self._tasks) and self._tasks[0].setup.trains
+        updates = super().poll(timeout)
+        self.ended += trains
+        return updates
+
+
+def test_time_that_ends_while_members_train_leaves_the_family_with_those_trained(
+    sqlite_store: Store, settings: WorkerSettings
+) -> None:
+    trials = Trainings()
+
+    class LateAfterTwo(Beat):
+        def running_seconds(self) -> float:
+            return 100.0 if trials.ended >= 2 else 0.0
+
+    job_id = submit(sqlite_store, budget={"wall_time_s": 100.0})
+    claim = claimed(sqlite_store)
+    run_scale(claim, composed(claim, settings, trials=trials), LateAfterTwo(claim))
+    job, rows = sqlite_store.job(job_id), sqlite_store.candidates(job_id)
+    assert job.state is JobState.SUCCEEDED
+    assert job.reason.endswith(
+        "were not trained: the wall time of the budget is used; give it a larger budget"
+    )
+    assert job.result is not None
+    members = job.result["family"]["members"]
+    assert [member["test_accuracy"] is not None for member in members] == [True] * 2 + [False] * 4
+    assert {row.state for row in rows} == {CandidateState.COMPLETED, CandidateState.FAILED}
+    assert not list(Path(settings.artifact_root()).rglob(CHECKPOINT))
 
 
 def test_a_pause_keeps_the_checkpoint_and_a_cancel_leaves_nothing_running(
