@@ -113,6 +113,11 @@ class ScalingPlan:
         return max(grid.widths[-1] for grid in self.grids)
 
     @property
+    def sharpest(self) -> int:
+        """The largest resolution that is searched, in pixels."""
+        return max(grid.resolutions[-1] for grid in self.grids)
+
+    @property
     def deepest(self) -> int:
         return max(grid.depths[-1] for grid in self.grids)
 

@@ -36,6 +36,12 @@ DATASETS: dict[str, Dataset] = {
         100,
         places=("cifar-100-binary",),
     ),
+    "imagenet": Dataset(
+        "ImageNet-1k (ILSVRC 2012): 1.3 million photographs of 1,000 classes, 224x224.",
+        (3, 224, 224),
+        1000,
+        places=("imagenet",),
+    ),
     "imagenet16-120": Dataset(
         "120 ImageNet classes at 16x16; tables alone.",
         (3, 16, 16),

@@ -57,6 +57,7 @@ SCALE_METHODS: dict[str, ScaleMethod] = {
             "digits": _small(held_out=448, images=None, epochs=4, steps=1000, sample=8),
             "cifar10": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
             "cifar100": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
+            "imagenet": {"supernet": {"held_out": 10_000}, "family": {"sample": 0}},
             "imagenette64": _small(held_out=128, images=None, epochs=2, steps=300, sample=4),
         },
     ),

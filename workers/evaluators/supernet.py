@@ -29,7 +29,7 @@ from server.store.artifacts import ArtifactStore
 from server.store.specs import SupernetEvaluation
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
-from workers.training.data import ImageData, Images, load
+from workers.training.data import ImageData, Images, joined, load
 from workers.training.files import written_whole
 from workers.trial import Measurement, Report, Trial, TrialFailed
 
@@ -73,12 +73,7 @@ def split(data: ImageData, held_out: int | None) -> tuple[Images, Images]:
             f"{data.name} has {len(data.val)} validation and {len(data.train)} training images: "
             f"holding out {held_out} leaves none to train on"
         )
-    scored = Images(
-        torch.cat((data.val.pixels, data.train.pixels[:more])),
-        torch.cat((data.val.labels, data.train.labels[:more])),
-        data.val.peak,
-    )
-    return data.train[more:], scored[:held_out]
+    return data.train[more:], joined(data.val, data.train[:more])[:held_out]
 
 
 def inheriting(
@@ -101,6 +96,7 @@ def inheriting(
             if not artifacts.fetch(spec.weights, draft):
                 raise WeightsUnusable(f"the super-supernet {spec.weights} is gone from the artifact store")
     _, held_out = split(load(dataset, data_root), spec.held_out)
+    held_out = held_out.at(int(spec.zoom * PLANS[space.name].sharpest))
     return SupernetEvaluator(space, weights, held_out, batch=spec.batch, zoom=spec.zoom, device=device)
 
 
@@ -134,9 +130,7 @@ class SupernetEvaluator:
         """Names the weights, the images and the protocol."""
         with self.weights.open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        digest = hashlib.sha256(self._held_out.pixels.cpu().numpy().tobytes())
-        digest.update(self._held_out.labels.cpu().numpy().tobytes())
-        images = digest.hexdigest()[:8]
+        images = self._held_out.fingerprint()
         return f"supernet/{weights}/{images}/batch{self.batch}/zoom{self.zoom:g}/v{PROTOCOL}"
 
     def evaluate(self, trial: Trial, report: Report) -> Measurement:

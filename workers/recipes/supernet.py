@@ -84,14 +84,19 @@ class SupernetTraining:
         return fitting_data(self.space, self.dataset, self.data_root)
 
     @cached_property
+    def _split(self) -> tuple[Images, Images]:
+        """The images to train on, and those held out, as sharp as any network will see them."""
+        train, held_out = split(self._data, self.spec.held_out)
+        return train.at(self.plan.sharpest), held_out.at(self.plan.sharpest)
+
+    @cached_property
     def _images(self) -> Images:
-        return split(self._data, self.spec.held_out)[0].to(self.device)
+        return self._split[0].to(self.device)
 
     @torch.no_grad()
     def _measured(self, method: ScaleNet, seed: int) -> dict[str, float]:
         """The method's own loss and accuracy, over subnets that follow from the seed."""
-        _, held_out = split(self._data, self.spec.held_out)
-        batches = ImageBatches(held_out.to(self.device), self.spec.batch, seed)
+        batches = ImageBatches(self._split[1].to(self.device), self.spec.batch, seed)
         steps = self.spec.steps
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)

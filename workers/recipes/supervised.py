@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from search_spaces.space import SearchSpace
+from search_spaces.space import Architecture, SearchSpace
 from server.store.specs import SupervisedRecipe, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
@@ -63,8 +63,9 @@ class SupervisedTraining:
             if not ranks().leads:
                 return Measurement({})
             network = method.deployed()
-            metrics = _scores(network, self._data.val.to(self.device), "val")
-            metrics |= _scores(network, self._data.test.to(self.device), "test")
+            side = self._side(trial.arch)
+            metrics = _scores(network, self._val.at(side), "val")
+            metrics |= _scores(network, self._data.test.to(self.device).at(side), "test")
         save_weights(network, trial.folder)
         return Measurement(metrics, (time.perf_counter() - started) * ranks().size)
 
@@ -82,6 +83,10 @@ class SupervisedTraining:
     def _val(self) -> Images:
         return self._data.val.to(self.device)
 
+    def _side(self, arch: Architecture) -> int:
+        """Of the images as the network itself takes them."""
+        return int(self.space.model_of(arch).kwargs.get("resolution", self.space.inputs[1]))
+
     @property
     def _augment(self) -> tuple[Augment, ...]:
         # a mirrored digit is none
@@ -90,18 +95,18 @@ class SupervisedTraining:
     # ---------------------------------------------------------------- the training
 
     def _train(self, trial: Trial, report: Report) -> Supervised:
-        spec, place = self.spec, ranks()
+        spec, place, side = self.spec, ranks(), self._side(trial.arch)
         method = self._method(trial)
         per_epoch = math.ceil(len(self._images) / spec.batch)
         steps = spec.epochs * per_epoch
 
         def note(step: int, metrics: Mapping[str, float]) -> None:
-            scores = _scores(method.deployed(), self._val, "val") if place.leads else {}
+            scores = _scores(method.deployed(), self._val.at(side), "val") if place.leads else {}
             report(step // per_epoch, {**metrics, **scores})
 
         fit(
             method,
-            ImageBatches(self._images, spec.batch, trial.seed, self._augment),
+            ImageBatches(self._images.at(side), spec.batch, trial.seed, self._augment),
             optimizer=torch.optim.SGD(
                 method.parameters(),
                 lr=spec.learning_rate,

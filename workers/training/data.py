@@ -1,12 +1,15 @@
-"""Labelled images: small data sets held whole in memory, read from the layouts they are published in.
+"""Labelled images, read from the layouts they are published in: small data sets are held whole in memory, of
+large ones every image is decoded when a batch asks for it.
 
 Nothing here unpickles: of CIFAR the binary version is read, of arrays those without objects.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,10 +38,37 @@ class DataCorrupt(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
-    """Images as levels 0..peak, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+class Pictures:
+    """Files below `folder`: as levels, uint8 (N, 3, side, side), the centre squares in colour."""
 
-    pixels: Tensor
+    folder: Path
+    names: NDArray[np.str_]
+    side: int
+    device: torch.device | str = "cpu"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.names), 3, self.side, self.side
+
+    def __getitem__(self, index: slice | Tensor) -> "Pictures":
+        return replace(self, names=self.names[index if isinstance(index, slice) else index.numpy(force=True)])
+
+    def to(self, device: torch.device | str) -> "Pictures":
+        """Where they go once they are decoded."""
+        return replace(self, device=device)
+
+    def decoded(self) -> Tensor:
+        """Raises DataCorrupt for a file that is no image."""
+        with ThreadPoolExecutor() as pool:
+            squares = list(pool.map(lambda name: _square(self.folder / name, self.side), self.names))
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous().to(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images as levels 0..peak, uint8 (N, C, H, W), held or in files, and their classes, int64 (N,)."""
+
+    held: Tensor | Pictures
     labels: Tensor
     peak: int = 255
 
@@ -46,14 +76,50 @@ class Images:
         return len(self.labels)
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], self.labels[index], self.peak)
+        return Images(self.held[index], self.labels[index], self.peak)
+
+    @property
+    def pixels(self) -> Tensor:
+        """All of them; those in files are decoded again every time."""
+        return self.held.decoded() if isinstance(self.held, Pictures) else self.held
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.held.shape[1:]
+        return channels, height, width
 
     def to(self, device: torch.device | str) -> "Images":
-        return Images(self.pixels.to(device), self.labels.to(device), self.peak)
+        return Images(self.held.to(device), self.labels.to(device), self.peak)
+
+    def at(self, side: int) -> "Images":
+        """Those in files at side x side, if that is more than now; what is held cannot get any sharper."""
+        if isinstance(self.held, Pictures) and side > self.held.side:
+            return replace(self, held=replace(self.held, side=side))
+        return self
 
     def signed(self) -> Tensor:
         """The images as float32 in [-1, 1]."""
         return signed(self.pixels, self.peak)
+
+    def fingerprint(self) -> str:
+        """Eight digits that tell these images from others: by their pixels, or the names of their files."""
+        digest = hashlib.sha256()
+        if isinstance(self.held, Pictures):
+            digest.update("\n".join([str(self.held.side), *self.held.names]).encode())
+        else:
+            digest.update(self.held.cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()[:8]
+
+
+def joined(first: Images, second: Images) -> Images:
+    """Both, of one data set, in this order."""
+    labels = torch.cat((first.labels, second.labels))
+    if isinstance(first.held, Pictures) and isinstance(second.held, Pictures):
+        names = np.concatenate((first.held.names, second.held.names))
+        return replace(first, held=replace(first.held, names=names), labels=labels)
+    return replace(first, held=torch.cat((first.pixels, second.pixels)), labels=labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +135,11 @@ class ImageData:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        channels, height, width = self.train.pixels.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     def fingerprint(self) -> str:
         """Eight digits that tell these training images from others of the same name."""
-        digest = hashlib.sha256(self.train.pixels.cpu().numpy().tobytes())
-        digest.update(self.train.labels.cpu().numpy().tobytes())
-        return digest.hexdigest()[:8]
+        return self.train.fingerprint()
 
 
 def signed(pixels: Tensor, peak: int) -> Tensor:
@@ -163,7 +226,22 @@ def imagenette64(root: Path | None) -> ImageData:
     )
 
 
-def image_folder(name: str, folder: Path, side: int) -> ImageData:
+def imagenet(root: Path | None) -> ImageData:
+    """ImageNet-1k from `imagenet/{train,val}/WNID/*.JPEG`, at 224 x 224 unless more is asked for.
+
+    The official validation images are the test images; a tenth of the training images becomes the validation
+    set. Nothing is decoded before it is used.
+    """
+    folder = _root("imagenet", root) / "imagenet"
+    if not (folder / "train").is_dir():
+        raise DataMissing(
+            f"imagenet: no folder {folder / 'train'}; put the images of ILSVRC 2012 (https://image-net.org) "
+            "there and in val/ beside it, in one folder per class, named by its WordNet id (n01440764)"
+        )
+    return image_folder("imagenet", folder, 224, in_memory=False)
+
+
+def image_folder(name: str, folder: Path, side: int, *, in_memory: bool = True) -> ImageData:
     """`folder`/{train,val[,test]}/CLASS/image: where there is no test, val is it, and train is split."""
     classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     splits = {
@@ -171,6 +249,8 @@ def image_folder(name: str, folder: Path, side: int) -> ImageData:
         for split in ("train", "val", "test")
         if (folder / split).is_dir()
     }
+    if in_memory:
+        splits = {split: replace(images, held=images.pixels) for split, images in splits.items()}
     if "val" not in splits:
         raise DataMissing(f"{name}: no folder {folder / 'val'}; held-out images belong there")
     if "test" not in splits:
@@ -182,6 +262,7 @@ DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
+    "imagenet": imagenet,
     "imagenette64": imagenette64,
 }
 
@@ -310,22 +391,29 @@ def _arrays(name: str, path: Path) -> ImageData:
 
 
 def _folder_split(folder: Path, classes: Sequence[str], side: int) -> Images:
-    pixels: list[Pixels] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).glob("*")):
-            if path.suffix.lower() in EXTENSIONS:
-                pixels.append(_square(path, side))
-                labels.append(label)
-    if not pixels:
+    """The images of one folder per class, still in their files."""
+    found = [
+        (f"{name}/{file}", label)
+        for label, name in enumerate(classes)
+        for file in _image_files(folder / name)
+    ]
+    if not found:
         raise DataMissing(f"{folder}: no images in {len(classes)} class folders")
-    return _images(np.stack(pixels), np.array(labels))
+    names, labels = zip(*found, strict=True)
+    return Images(Pictures(folder, np.array(names), side), torch.tensor(labels))
+
+
+def _image_files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in EXTENSIONS)
 
 
 def _square(path: Path, side: int) -> Pixels:
     """The centre square of an image at side x side, in colour."""
     try:
         with Image.open(path) as image:
+            image.draft("RGB", (side, side))  # a JPEG is decoded no larger than it takes
             colour = image.convert("RGB")
     except OSError as error:
         raise DataCorrupt(f"{path} is no readable image: {error}") from error

@@ -16,9 +16,11 @@ from workers.training.data import (
     DataMissing,
     ImageBatches,
     Images,
+    Pictures,
     UnknownDataset,
     cropped,
     flipped,
+    joined,
     levels,
     load,
     signed,
@@ -160,6 +162,50 @@ def test_imagenette_takes_val_for_test_and_a_tenth_of_train_for_val(tmp_path: Pa
     assert [len(images.train), len(images.val), len(images.test)] == [18, 2, 1]
     assert images.shape == (3, 64, 64)
     assert images.test.labels.tolist() == [1]
+
+
+def imagenet_folder(root: Path) -> Path:
+    """Grey pictures of two classes, ten of each in train, one in val; picture i of class k is 100k + 5i."""
+    for k, wnid in enumerate(("n01440764", "n01443537")):
+        for i in range(10):
+            file = root / "imagenet" / "train" / wnid / f"{wnid}_{i}.JPEG"
+            picture(file, (100 * k + 5 * i,) * 3, size=(500, 375))
+        picture(root / "imagenet" / "val" / wnid / f"ILSVRC2012_val_{k}.JPEG", (100 * k,) * 3, size=(60, 90))
+    return root / "imagenet"
+
+
+def test_imagenet_is_read_from_one_folder_per_class(tmp_path: Path) -> None:
+    imagenet_folder(tmp_path)
+    images = load("imagenet", tmp_path)
+    assert images.classes == ("n01440764", "n01443537")
+    assert images.shape == (3, 224, 224)
+    assert [len(images.train), len(images.val), len(images.test)] == [18, 2, 2]
+    assert images.test.labels.tolist() == [0, 1]
+    everything = joined(images.train, images.val)
+    levels_ = everything.pixels[:, :, 100, 100].float().mean(1)
+    assert torch.equal((levels_ > 75).long(), everything.labels)
+    assert sorted(levels_.div(5).round().int().tolist()) == [*range(10), *range(20, 30)]
+
+
+def test_pictures_are_decoded_where_a_batch_asks_for_them_and_as_large_as_it_asks(tmp_path: Path) -> None:
+    broken = imagenet_folder(tmp_path) / "train" / "n01440764" / "n01440764_3.JPEG"
+    broken.write_bytes(b"not a picture")
+    images = load("imagenet", tmp_path).train
+    assert isinstance(images.held, Pictures)
+    kept = torch.tensor([not name.endswith("764_3.JPEG") for name in images.held.names])
+    whole = ImageBatches(images[kept.nonzero()[:, 0]].at(300).to("cpu"), 4, seed=0)
+    assert whole(0)["images"].shape == (4, 3, 300, 300)
+    assert images[:0].at(8).shape == (3, 224, 224)  # never smaller
+    with pytest.raises(DataCorrupt, match=r"n01440764_3\.JPEG is no readable image"):
+        ImageBatches(images, 18, seed=0)(0)
+
+
+def test_pictures_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    folder = imagenet_folder(tmp_path)
+    before = load("imagenet", tmp_path).fingerprint()
+    assert load("imagenet", tmp_path).fingerprint() == before
+    (folder / "train" / "n01440764" / "n01440764_0.JPEG").unlink()
+    assert load("imagenet", tmp_path).fingerprint() != before
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
