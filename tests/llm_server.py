@@ -57,7 +57,7 @@ def choices_of(request: Request) -> Choices:
 def results_of(request: Request) -> list[tuple[float, list[Any]]]:
     """The results in the prompt, the best last. Which way is better is read there too."""
     text = _text(request)
-    sign = -1 if re.search(r"^\S+: lower is better", text, re.MULTILINE) else 1
+    sign = -1 if re.search(r"[Jj]udged by \S+ \(lower is better\)", text) else 1
     lines = re.findall(
         r"^(?:- |The best so far: )#\d+ (\[[^\]]*\]): \S+ (-?[\d.e+-]+)[;, ]", text, re.MULTILINE
     )

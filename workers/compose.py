@@ -51,7 +51,8 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     talks = isinstance(spec.config.proposer, LLMProposer)
     signature = _signature(setup)
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
-    problem = Problem(space, spec.constraints.limits(), setup.objectives)
+    limits, measured = spec.constraints.limits(), spec.constraints.measured()
+    problem = Problem(space, limits, spec.objectives, measured)
     return Search(
         spec=spec,
         space=space,

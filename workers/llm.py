@@ -84,12 +84,12 @@ class LLMBudget:
         after = spent + estimate
         if self.tokens is not None and after.tokens > self.tokens:
             raise LanguageModelBudgetSpent(
-                f"{spent.tokens} of {self.tokens} tokens are spent; the next call may take {estimate.tokens}"
+                f"{spent.tokens} of {self.tokens} tokens are spent, and the next call might pass the limit"
             )
         if self.cost_usd is not None and after.cost_usd > self.cost_usd:
             raise LanguageModelBudgetSpent(
-                f"{spent.cost_usd:.4f} of {self.cost_usd:.4f} USD are spent; "
-                f"the next call may take {estimate.cost_usd:.4f}"
+                f"{spent.cost_usd:.4f} of {self.cost_usd:.4f} USD are spent, "
+                "and the next call might pass the limit"
             )
 
 

@@ -20,7 +20,7 @@ from server.store.tables import Candidate
 from workers.beat import Beat
 from workers.executors import Done, Executor, Failed, Progress, StoppedEarly, TrialSetup, TrialTask
 from workers.memory import Attempt, SearchMemory
-from workers.proposers.proposer import Proposal, Proposer
+from workers.proposers.proposer import Proposal, Proposer, SearchOver
 from workers.scoring import scorable, scores, violation
 from workers.trial import Measurement
 
@@ -28,6 +28,7 @@ POLL_SECONDS = 0.2
 FLUSH_SECONDS = 0.1  # how long cheap results may wait for company before they are written
 FAILURES_AT_START = 3  # nothing has worked yet: the set-up is wrong, not the candidates
 FAILURES_IN_A_ROW = 10
+NOTHING_MORE = "the space holds nothing more to try"
 
 
 class SearchFailed(RuntimeError):
@@ -90,6 +91,8 @@ class _State:
     device_seconds: float = 0.0
     reference: dict[str, float] = field(default_factory=dict)
     exhausted: bool = False
+    last_word: str = ""
+    """Why the proposer ends the search, where it does."""
 
 
 def run_search(claim: Claim, search: Search, beat: Beat) -> None:
@@ -144,7 +147,7 @@ class _Loop:
                     self._flush()
                     if self.beat.request is Request.PAUSE:
                         return JobState.PAUSED, ""
-                    return JobState.SUCCEEDED, over or "the space holds nothing more to try"
+                    return JobState.SUCCEEDED, over or self.state.last_word or NOTHING_MORE
                 if self.asked is not None and not self.state.flying:
                     wait([self.asked], timeout=POLL_SECONDS)
                 self._listen()
@@ -170,7 +173,11 @@ class _Loop:
     def _ask(self, count: int, memory: SearchMemory) -> list[Proposal]:
         # A function of the record: a search that continues after a crash asks the same question again.
         rng = Random(f"{self.spec.seed}/{self.state.begun}")
-        return self.search.proposer.ask(memory, count, rng)
+        try:
+            return self.search.proposer.ask(memory, count, rng)
+        except SearchOver as reason:
+            self.state.last_word = str(reason)
+            return []
 
     def _ask_ahead(self, free: int) -> None:
         """Asks in a thread. Where trials train, an answer is kept in stock: no device waits for it."""

@@ -88,6 +88,10 @@ class Constraints(Spec):
         return {name: limit.bound() for name, limit in known.items() if limit is not None}
 
 
+    def measured(self) -> dict[str, Bound]:
+        """Those that only a measurement can check."""
+        return {} if self.latency_ms is None else {"latency_ms": self.latency_ms.bound()}
+
 class Budget(Spec):
     """A search stops at whichever limit it meets first."""
 
@@ -97,7 +101,10 @@ class Budget(Spec):
     device_hours: float | None = Field(None, gt=0)
     llm_tokens: int | None = Field(None, ge=1)
     llm_cost_usd: float | None = Field(None, gt=0)
+    """Tokens of prompts and replies together: no call is made that might pass it. What follows then, the
+    `when_spent` of the `llm` proposer says."""
     target: float | None = None
+    """The same in US dollars, by the operator's prices."""
     """Stop once the first objective has reached this value."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations in a row without a new best."""
@@ -155,6 +162,10 @@ class LLMProposer(Spec):
     """Let the model write design principles after the first result and revise them every so many; 0 never.
     Left out: 5 with the `diffnas` prompt, never with `ginas`."""
     prompt_tokens: int = Field(12_000, ge=1000, le=1_000_000)
+    when_spent: Literal["evolution", "stop"] = "evolution"
+    """What follows when `budget.llm_tokens` or `budget.llm_cost_usd` allows no further call: `evolution`
+    proposes in the model's place until another budget ends the search; `stop` ends it with what it has
+    found."""
     """About how long a prompt may be; a search that remembers more shows the model less of it."""
 
 

@@ -13,6 +13,7 @@ from search_spaces.space import Architecture, Bound, Choice, Cost, Decoded, Mode
 from server.store.specs import (
     EvolutionProposer,
     LocalProposer,
+    Objective,
     PortfolioProposer,
     ProposerSpec,
     RandomProposer,
@@ -181,7 +182,7 @@ def test_any_memory_gives_a_valid_answer_and_gives_it_again(spec: ProposerSpec, 
 
 @each_proposer
 def test_two_objectives_are_searched_without_repeats(spec: ProposerSpec) -> None:
-    problem = Problem(WIDE, objectives=("accuracy", "cheapness"))
+    problem = Problem(WIDE, objectives=(Objective(metric="accuracy"), Objective(metric="cheapness")))
     memory = tried(
         problem,
         spec,

@@ -33,7 +33,7 @@ from workers.memory import Attempt, SearchMemory
 from workers.openai_model import Endpoint, OpenAIModel
 from workers.proposers.evolution import Evolution
 from workers.proposers.llm import FALLBACK, ORIGIN, LanguageModelProposer, gives_up, share_of
-from workers.proposers.proposer import Problem, Proposal, Proposer
+from workers.proposers.proposer import Problem, Proposal, Proposer, SearchOver
 from workers.proposers.random import RandomSearch
 
 CHOICES = tuple(Choice(f"layer_{i}", (8, 16, 24, 32), f"width of layer {i}") for i in range(6))
@@ -316,6 +316,22 @@ def test_the_budget_is_a_hard_stop() -> None:
     assert journal.spent().tokens <= 20_000
     assert 0 < len(model.asked) < 12
     assert "of 20000 tokens are spent" in journal.fallbacks[-1][1]
+
+
+def test_a_spent_budget_gives_the_same_reason_trial_after_trial() -> None:
+    journal = MemoryJournal()
+    search(proposer(reader(0), journal, budget=LLMBudget(tokens=20_000)), 12)
+    assert len(journal.fallbacks) > 1
+    assert len({reason for _, reason, _ in journal.fallbacks}) == 1
+
+
+def test_a_spent_budget_ends_the_search_where_that_is_asked_for() -> None:
+    journal = MemoryJournal()
+    asked = proposer(reader(0), journal, budget=LLMBudget(tokens=20_000), when_spent="stop")
+    with pytest.raises(SearchOver, match=r"budget is used: \d+ of 20000 tokens are spent"):
+        search(asked, 12)
+    assert journal.calls()
+    assert journal.fallbacks == []
 
 
 def test_a_dead_endpoint_is_left_alone_for_ever_more_trials() -> None:

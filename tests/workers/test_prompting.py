@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from search_spaces import find, text
 from search_spaces.space import Architecture, Bound
-from server.store.specs import LLMProposer
+from server.store.specs import Goal, LLMProposer, Objective
 from workers.llm import Message, count_prompt_tokens
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.prompting import (
@@ -34,26 +34,27 @@ GOLDEN = Path(__file__).parent / "prompts_golden"
 
 UNET = find("unet-8")
 MACRO = find("macro-8")
-WINDOW = Problem(UNET, {"params": Bound(max=200_000), "macs": Bound(3e6, 8e6)}, ("rfid",))
-FREE = Problem(MACRO, objectives=("val_accuracy",))
+RFID, ACCURACY = Objective(metric="rfid", goal=Goal.MINIMIZE), Objective(metric="val_accuracy")
+WINDOW = Problem(UNET, {"params": Bound(max=200_000), "macs": Bound(3e6, 8e6)}, (RFID,))
+FREE = Problem(MACRO, objectives=(ACCURACY,))
 PRINCIPLES = [Principle("Widen the low resolution first.", (1, 3)), Principle("Attention helps.")]
 
 
-def attempt(problem: Problem, arch: Architecture, value: float | None, *, lower: bool = False) -> Attempt:
-    cost = problem.space.cost_of(arch)
+def attempt(problem: Problem, arch: Architecture, value: float | None) -> Attempt:
+    (objective,), cost = problem.objectives, problem.space.cost_of(arch)
     if value is None:
         return Attempt(arch, None, cost, note="Diverged:\nloss is nan")
-    metrics = {problem.objectives[0]: value, "loss": 0.1 + value / 7, "train_seconds": 12.3456}
-    return Attempt(arch, (-value if lower else value,), cost, "language model", metrics, "wider\nat 4x4")
+    metrics = {objective.metric: value, "loss": 0.1 + value / 7, "train_seconds": 12.3456}
+    return Attempt(arch, (objective.score(value),), cost, "language model", metrics, "wider\nat 4x4")
 
 
-def remembered(problem: Problem, count: int, *, lower: bool = False, seed: int = 0) -> SearchMemory:
+def remembered(problem: Problem, count: int, *, seed: int = 0) -> SearchMemory:
     rng, memory = Random(seed), SearchMemory()
     while len(memory.attempts) < count:
         arch = problem.space.sample(rng)
         if not memory.seen(arch):
             value = None if len(memory.attempts) % 6 == 5 else round(rng.random(), 4)
-            memory = memory.told(attempt(problem, arch, value, lower=lower))
+            memory = memory.told(attempt(problem, arch, value))
     return memory
 
 
@@ -88,8 +89,8 @@ def test_a_ginas_prompt_without_the_memory_is_the_first_one() -> None:
 
 
 def test_a_diffnas_prompt_with_budget_principles_and_earlier_searches() -> None:
-    memory = remembered(WINDOW, 16, lower=True)
-    earlier = remembered(WINDOW, 8, lower=True, seed=1).attempts
+    memory = remembered(WINDOW, 16)
+    earlier = remembered(WINDOW, 8, seed=1).attempts
     memory = SearchMemory(memory.attempts, (UNET.largest,), earlier)
     compare(
         "diffnas_memory",
@@ -98,7 +99,7 @@ def test_a_diffnas_prompt_with_budget_principles_and_earlier_searches() -> None:
 
 
 def test_a_question_for_principles() -> None:
-    memory = remembered(WINDOW, 5, lower=True)
+    memory = remembered(WINDOW, 5)
     spec = LLMProposer(prompt="diffnas")
     compare("principles_first", render_principles(spec, WINDOW, memory, []))
     compare("principles_revised", render_principles(spec, WINDOW, memory, PRINCIPLES))
@@ -137,6 +138,23 @@ def test_a_violation_names_the_bound_and_the_amount() -> None:
     assert violation(WINDOW, UNET.architecture((1, 1, 0, 0, 1))) == ""
 
 
+def test_the_goal_of_every_objective_is_told_before_there_is_a_result() -> None:
+    problem = Problem(UNET, objectives=(ACCURACY, Objective(metric="macs", goal=Goal.MINIMIZE)))
+    prompt = render(LLMProposer(), problem, SearchMemory(), asked=1)[-1].content
+    assert "judged by val_accuracy (higher is better) and macs (lower is better)" in prompt
+
+
+def test_a_bound_that_only_a_measurement_can_check_is_told_with_what_was_measured() -> None:
+    problem = Problem(MACRO, objectives=(ACCURACY,), measured={"latency_ms": Bound(max=2.5)})
+    cost = MACRO.cost_of(MACRO.largest)
+    metrics = {"val_accuracy": 90.0, "latency_ms": 3.0}
+    memory = SearchMemory().told(Attempt(MACRO.largest, (90.0,), cost, metrics=metrics, violation=0.2))
+    prompt = render(LLMProposer(), problem, memory, asked=1)[-1].content
+    assert "- latency_ms: at most 2.5" in prompt
+    assert "val_accuracy 90 (breaks a measured bound by 20.0%)" in prompt
+    assert "latency_ms 3" in prompt
+
+
 def test_the_best_stand_last_and_every_result_is_numbered_in_its_order() -> None:
     memory = remembered(FREE, 12)
     prompt = render(LLMProposer(), FREE, memory, asked=1)[-1].content
@@ -156,7 +174,7 @@ def test_all_that_was_tried_is_told_while_there_is_room() -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 80), st.integers(2500, 20_000))
 def test_a_prompt_keeps_its_length_however_much_is_remembered(count: int, tokens: int) -> None:
-    memory = remembered(WINDOW, count, lower=True)
+    memory = remembered(WINDOW, count)
     messages = render(LLMProposer(prompt="diffnas", prompt_tokens=tokens), WINDOW, memory, asked=4)
     assert count_prompt_tokens(messages) <= tokens
 

@@ -1,16 +1,24 @@
 """When a search stops, and what it counts until then."""
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from search_spaces import SPACES
+from server.store.specs import RandomProposer
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from tests.workers.searches import crash, searched
+from tests.workers.searches import FunctionExecutor, composed, crash, searched, submitted
+from workers.beat import Beat
 from workers.executors import Failed, TrialTask
-from workers.loop import SearchFailed
+from workers.loop import SearchFailed, run_search
+from workers.memory import SearchMemory
+from workers.proposers.proposer import Problem, Proposal, SearchOver
+from workers.proposers.random import RandomSearch
+from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]
 
@@ -90,3 +98,27 @@ def test_the_time_of_a_lost_process_counts_though_nobody_told_it(sqlite_store: S
     (job,) = sqlite_store.jobs()
     failed = [row for row in sqlite_store.candidates(job.id) if row.state is CandidateState.FAILED]
     assert all(row.device_seconds > 0 for row in failed)
+
+
+class _Spent:
+    """Proposes one after the other until it has nothing left to pay for proposals."""
+
+    def __init__(self, proposals: int) -> None:
+        self.proposals = proposals
+        self.random = RandomSearch(RandomProposer(), Problem(SPACE))
+
+    def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
+        if len(memory.taken) >= self.proposals:
+            raise SearchOver("the language model's budget is used")
+        return self.random.ask(memory, 1, rng)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_search_ends_where_its_proposer_says_so(sqlite_store: Store, tmp_path: Path, slow: bool) -> None:
+    claim, executor = submitted(sqlite_store, budget()), FunctionExecutor(by_params)
+    search = composed(claim, WorkerSettings(data_dir=tmp_path), executor, trains=True)
+    run_search(claim, replace(search, proposer=_Spent(3), slow_proposer=slow), Beat(claim))
+    job = sqlite_store.job(claim.job.id)
+    assert job.state is JobState.SUCCEEDED
+    assert job.reason == "the language model's budget is used"
+    assert len(executor.asked) == 3

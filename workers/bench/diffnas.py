@@ -19,7 +19,7 @@ import torch
 
 from search_spaces import find
 from search_spaces.space import Architecture, Bound, SearchSpace
-from server.store.specs import EvolutionProposer, RandomProposer
+from server.store.specs import EvolutionProposer, Goal, Objective, RandomProposer
 from workers.bench.rfid import LONG_SEED, SHORT_SEED, whole_steps
 from workers.bench.trainings import PLAIN, RAPID, Strategy, Trainings
 from workers.memory import Attempt, SearchMemory
@@ -81,7 +81,8 @@ def _searches(
     space: SearchSpace, trainings: Trainings, options: argparse.Namespace, seed: int
 ) -> tuple[list[Moment], list[Moment]]:
     """Random search, and DiffNAS's composition for as long."""
-    problem = Problem(space, {"macs": Bound(max=options.macs)}, ("fid",))
+    fid = Objective(metric="fid", goal=Goal.MINIMIZE)
+    problem = Problem(space, {"macs": Bound(max=options.macs)}, (fid,))
     plain, rapid = whole_steps(options.long * PLAIN_SHARE), whole_steps(options.long * RAPID_SHARE)
     random = _search(
         make_proposer(RandomProposer(), problem),

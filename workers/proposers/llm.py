@@ -41,7 +41,7 @@ from workers.proposers.prompting import (
     render_repair,
     violation,
 )
-from workers.proposers.proposer import Problem, Proposal, ProposalRejected, Proposer
+from workers.proposers.proposer import Problem, Proposal, ProposalRejected, Proposer, SearchOver
 
 ORIGIN = "language model"
 FALLBACK = "evolution (fallback)"
@@ -96,6 +96,10 @@ class LanguageModelProposer:
             for proposal in self._designs(memory, wanted):
                 proposals.append(proposal)
         except (LanguageModelUnavailable, LanguageModelBudgetSpent, ProposalRejected) as reason:
+            if isinstance(reason, LanguageModelBudgetSpent) and self._spec.when_spent == "stop":
+                if proposals:
+                    return proposals
+                raise SearchOver(f"the language model's budget is used: {reason}") from reason
             owed = wanted - len(proposals)
             self._journal.fell_back(begun(memory), str(reason), owed)
         memory = memory.asked(*(proposal.arch for proposal in proposals))

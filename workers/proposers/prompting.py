@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import jinja2
 
 from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
 from search_spaces.text import clean, describe, json_objects, show
-from server.store.specs import LLMProposer
+from server.store.specs import Goal, LLMProposer, Objective
 from workers.llm import Message, count_prompt_tokens
 from workers.memory import Attempt, SearchMemory, ranked
 from workers.proposers.proposer import Problem
@@ -114,9 +113,9 @@ def render_follow_up(
     before = [show(problem.space, attempt.arch) for attempt in memory.attempts[:told]]
     forgotten = [shown for shown in before if shown not in said]
     view = {
-        "results": [_entry(problem, memory, attempt, numbered) for attempt in memory.attempts[told:]],
-        "scores_are": _how_to_read(problem, memory),
-        "best": _entry(problem, memory, best[0], numbered) if best else "",
+        "results": [_entry(problem, attempt, numbered) for attempt in memory.attempts[told:]],
+        "objectives": _objectives(problem),
+        "best": _entry(problem, best[0], numbered) if best else "",
         "taken": [*(show(problem.space, arch) for arch in memory.pending), *forgotten[-MAX_FORGOTTEN:]],
         "batch": asked,
     }
@@ -199,11 +198,12 @@ def _problem_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[
     channels, height, width = space.inputs
     return {
         "about": space.about.strip(),
-        "objectives": " and ".join(problem.objectives),
+        "objectives": _objectives(problem),
         "choices": describe(space),
         "size": f"{space.size:,}" if space.size < 10**12 else f"{space.size:.1e}",
         "inputs": f"{channels} x {height} x {width}",
         "limits": [f"{_label(name)}: {_bounds(bound)}" for name, bound in problem.limits.items()],
+        "measured": [f"{name}: {_bounds(bound)}" for name, bound in problem.measured.items()],
         "anchors": [f"{name} {show(space, arch)}: {_cost(space, arch)}" for name, arch in _anchors(space)],
         "costs": _cost_table(problem, memory) if problem.limits and sizes.costs else None,
     }
@@ -224,16 +224,15 @@ def _memory_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[s
     earlier = reversed(ranked(memory.earlier)[: sizes.earlier])
 
     def entries(attempts: Iterable[Attempt]) -> list[str]:
-        return [_entry(problem, memory, attempt, numbered) for attempt in attempts]
+        return [_entry(problem, attempt, numbered) for attempt in attempts]
 
     return {
         "count": len(memory.attempts),
-        "scores_are": _how_to_read(problem, memory),
         "top": entries(reversed(top)),
         "diverse": entries(reversed(diverse)),
         "recent": entries(recent),
         "failed": entries(failed),
-        "earlier": [_entry(problem, memory, past, {}) for past in earlier],
+        "earlier": [_entry(problem, past, {}) for past in earlier],
         "taken": [show(problem.space, arch) for arch in taken],
     }
 
@@ -252,15 +251,22 @@ def _numbers(memory: SearchMemory) -> dict[Architecture, int]:
     return {attempt.arch: number for number, attempt in enumerate(memory.attempts, 1)}
 
 
-def _entry(
-    problem: Problem, memory: SearchMemory, attempt: Attempt, numbered: Mapping[Architecture, int]
-) -> str:
+def _objectives(problem: Problem) -> str:
+    """What designs are judged by, and which way each of it is better."""
+    return " and ".join(f"{each.metric} ({_better(each)} is better)" for each in problem.objectives)
+
+
+def _better(objective: Objective) -> str:
+    return "higher" if objective.goal is Goal.MAXIMIZE else "lower"
+
+
+def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, int]) -> str:
     """One result on one line: number, design, objectives or failure, cost, other metrics, rationale."""
     number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
     cost = f"params {attempt.cost.params:,}, MACs {attempt.cost.macs:,}"
-    parts = [f"{number}{show(problem.space, attempt.arch)}: {_result(problem, memory, attempt)}", cost]
-    others = sorted(set(attempt.metrics) - set(problem.objectives))
-    others = [name for name in others if not name.endswith(TIMES)][:MAX_METRICS]
+    parts = [f"{number}{show(problem.space, attempt.arch)}: {_result(problem, attempt)}", cost]
+    others = sorted(set(attempt.metrics) - {objective.metric for objective in problem.objectives})
+    others = [name for name in others if not name.endswith(TIMES) or name in problem.measured][:MAX_METRICS]
     if others:
         parts.append(", ".join(f"{name} {_number(attempt.metrics[name])}" for name in others))
     if attempt.scores is not None and attempt.note:
@@ -268,39 +274,15 @@ def _entry(
     return "; ".join(parts)
 
 
-def _result(problem: Problem, memory: SearchMemory, attempt: Attempt) -> str:
+def _result(problem: Problem, attempt: Attempt) -> str:
     if attempt.scores is None:
         return f"failed ({_line(attempt.note, MAX_NOTE) or 'no reason given'})"
-    names = problem.objectives
-    values = [
-        score if _direction(memory, name, index) is None else attempt.metrics.get(name, score)
-        for index, (name, score) in enumerate(zip(names, attempt.scores, strict=False))
-    ]
-    told = ", ".join(f"{name} {_number(value)}" for name, value in zip(names, values, strict=False))
+    told = ", ".join(
+        f"{objective.metric} {_number(objective.score(score))}"  # the score of a score is the metric's value
+        for objective, score in zip(problem.objectives, attempt.scores, strict=True)
+    )
     broken = f" (breaks a measured bound by {attempt.violation:.1%})" if attempt.violation else ""
     return told + broken
-
-
-def _how_to_read(problem: Problem, memory: SearchMemory) -> str:
-    """Which way each objective is better."""
-    ways = []
-    for index, name in enumerate(problem.objectives):
-        direction = _direction(memory, name, index)
-        if direction is not None:
-            ways.append(f"{name}: {'higher' if direction > 0 else 'lower'} is better.")
-        elif memory.scored:
-            ways.append(f"{name}: given as a score, higher is better.")
-    return " ".join(ways)
-
-
-def _direction(memory: SearchMemory, name: str, index: int) -> int | None:
-    """1 where the score is the metric itself, -1 where it is its negative; None where there is no telling."""
-    for attempt in (*memory.scored, *memory.earlier):
-        value = attempt.metrics.get(name)
-        if value and attempt.scores is not None:
-            score = attempt.scores[index]
-            return 1 if isclose(score, value) else -1 if isclose(score, -value) else None
-    return None
 
 
 # -------------------------------------------------------------------- costs
@@ -377,7 +359,10 @@ def _cost(space: SearchSpace, arch: Architecture) -> str:
 
 def _bounds(bound: Bound) -> str:
     sides = (("at least", bound.min), ("at most", bound.max))
-    return " and ".join(f"{side} {value:,.0f}" for side, value in sides if value is not None)
+    given = ((side, value) for side, value in sides if value is not None)
+    return " and ".join(
+        f"{side} {value:,.0f}" if value >= 1000 else f"{side} {value:g}" for side, value in given
+    )
 
 
 def _label(name: str) -> str:

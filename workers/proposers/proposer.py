@@ -6,11 +6,16 @@ from random import Random
 from typing import Protocol
 
 from search_spaces.space import Architecture, Bound, SearchSpace
+from server.store.specs import Objective
 from workers.memory import SearchMemory
 
 
 class ProposalRejected(ValueError):
     """A proposer's answer that cannot be used, with the reason."""
+
+
+class SearchOver(Exception):
+    """The proposer ends the search, though the space holds more; the message is what users read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,15 @@ class Proposal:
 class Problem:
     """What is searched: the space, and the limits an architecture must keep before it may cost anything.
 
-    `limits` bounds what is known without training ("params", "macs"). `objectives` names the metrics in the
-    order of `Attempt.scores`; all are higher-is-better there.
+    `limits` bounds what is known without training ("params", "macs"), `measured` what only an evaluation
+    can tell ("latency_ms"); attempts that break the latter say so in `Attempt.violation`. `objectives` stand
+    in the order of `Attempt.scores`, where higher is better, whatever the goal for the metric is.
     """
 
     space: SearchSpace
     limits: Mapping[str, Bound] = field(default_factory=dict)
-    objectives: tuple[str, ...] = ("score",)
+    objectives: tuple[Objective, ...] = (Objective(metric="score"),)
+    measured: Mapping[str, Bound] = field(default_factory=dict)
 
     def excess(self, arch: Architecture) -> dict[str, float]:
         """The limits this architecture breaks, with the signed relative amount; empty when it is feasible."""
@@ -53,6 +60,6 @@ class Proposer(Protocol):
     def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
         """At most `count` distinct feasible architectures that `memory` has not seen.
 
-        An empty list says that nothing is left to try.
+        An empty list says that nothing is left to try. Raises SearchOver.
         """
         ...
