@@ -1,6 +1,6 @@
 """Puts a search or a training together from its specification: space, proposer, evaluator, executor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import search_spaces
@@ -63,7 +63,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
             journal=StoreJournal(claim) if talks else None,
             budget=LLMBudget(spec.budget.llm_tokens, spec.budget.llm_cost_usd),
         ),
-        executor=_make_executor(spec, settings, setup),
+        executor=_make_executor(claim, spec, settings, setup),
         setup=setup,
         signature=f"{signature}/seed{spec.seed}",
         trains=trains(spec),
@@ -103,7 +103,7 @@ def _language_model(settings: WorkerSettings) -> LanguageModel | None:
     )
 
 
-def _make_executor(spec: SearchSpec, settings: WorkerSettings, setup: TrialSetup) -> Executor:
+def _make_executor(claim: Claim, spec: SearchSpec, settings: WorkerSettings, setup: TrialSetup) -> Executor:
     if not trains(spec):
         return InlineExecutor()
     from workers import tune  # Ray takes seconds to import; a table look-up does not wait for it
@@ -115,10 +115,20 @@ def _make_executor(spec: SearchSpec, settings: WorkerSettings, setup: TrialSetup
     if trials.early_stopping == "asha":
         evaluator = evaluator_of(setup)
         assert isinstance(evaluator, Gradual)  # the specification would else have been refused
-        scheduler = tune.halving(evaluator.steps)
+        scheduler = tune.halving(evaluator.steps, _judgements(claim, setup))
     return tune.TuneExecutor(
         cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder, scheduler=scheduler
     )
+
+
+def _judgements(claim: Claim, setup: TrialSetup) -> Iterator[list[dict[str, float]]]:
+    """What early stopping was told of the candidates that ended before the job was cut off."""
+    from workers.tune import judgement
+
+    for row in claim.candidates():
+        if row.finished_at is not None and row.origin != "baseline":
+            curve = claim.store.points(row.id)
+            yield [judgement(setup, point.step, point.metrics) for point in curve]
 
 
 # -------------------------------------------------------------------- trainings

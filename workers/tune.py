@@ -7,8 +7,9 @@ its own experiment state is disposable.
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from workers.executors import (
     Passing,
     Progress,
     StoppedEarly,
+    TrialSetup,
     TrialTask,
     Update,
     end_of,
@@ -161,23 +163,29 @@ def _judged(task: TrialTask, update: Passing) -> dict[str, float]:
     """How good the candidate seems after a step, for the scheduler; nothing of what it is not to judge."""
     if not task.judged or not isinstance(update, Progress):
         return {}
-    evaluator, objective = evaluator_of(task.setup), task.setup.watched
+    return judgement(task.setup, update.step, update.metrics)
+
+
+def judgement(setup: TrialSetup, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What the scheduler reads of a report; nothing where it holds nothing that is watched."""
+    evaluator, objective = evaluator_of(setup), setup.watched
     if objective is None or not isinstance(evaluator, Gradual):
         return {}
-    merits = (watch.merit(update.metrics) for watch in (objective, evaluator.watch))
+    merits = (watch.merit(metrics) for watch in (objective, evaluator.watch))
     merit = next((merit for merit in merits if merit is not None), None)
-    return {} if merit is None else {STEP: update.step, MERIT: merit}
+    return {} if merit is None else {STEP: step, MERIT: merit}
 
 
-def halving(steps: int) -> ASHAScheduler:
+def halving(steps: int, earlier: Iterable[Sequence[Mapping[str, float]]] = ()) -> ASHAScheduler:
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) of trials that report `steps` steps.
 
     After a ninth and after a third of its steps a trial goes on if it is among the best third of those that
-    came so far. One that has reached its last step is never stopped. Raises ValueError for a single step.
+    came so far, the `earlier` ones by their judgements among them. One that has reached its last step is
+    never stopped. Raises ValueError for a single step.
     """
     if steps < 2:
         raise ValueError("config.trials.early_stopping: trials of a single step cannot be stopped early")
-    return ASHAScheduler(
+    scheduler = ASHAScheduler(
         time_attr=STEP,
         metric=MERIT,
         mode="max",
@@ -186,13 +194,19 @@ def halving(steps: int) -> ASHAScheduler:
         reduction_factor=REDUCTION,
         stop_last_trials=False,
     )
+    for number, judgements in enumerate(earlier):
+        trial = SimpleNamespace(trial_id=f"earlier-{number}")
+        scheduler.on_trial_add(None, trial)
+        for judged in judgements:
+            scheduler.on_trial_result(None, trial, judged)
+    return scheduler
 
 
 class TuneExecutor:
     """Runs tasks on the Ray cluster that this process is connected to.
 
     A failed task's id may be submitted again: each submission is a Tune trial of its own. With a scheduler,
-    trials end early that compare badly with those that this executor has run before them.
+    trials end early that compare badly with those before them.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from server.store.specs import SearchSpec, TrainEvaluation
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
+from workers.beat import Beat
 from workers.executors import Done, Ending, Failed, StoppedEarly, TrialSetup, TrialTask, Update
-from workers.loop import _restore
+from workers.loop import _restore, run_search
 from workers.settings import WorkerSettings
 from workers.trial import Watch
 
@@ -114,6 +116,33 @@ def test_trials_are_judged_after_a_ninth_and_a_third_and_never_at_the_end(
 
     (bracket,) = halving(steps)._brackets
     assert sorted(step for step, _ in bracket._rungs) == rungs
+
+
+def test_a_trial_is_compared_with_those_that_ended_before_the_job_was_cut_off(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    from workers.compose import _judgements
+    from workers.tune import halving
+
+    def reporting(task: TrialTask) -> dict[str, float]:
+        claim.report(task.id, 1, {"val_accuracy": 50.0 + task.arch.genes[0], "loss": 1.0})
+        return {"score": 1.0}
+
+    request = {"config": {"evaluator": {"kind": "cost"}}, "budget": {"evaluations": 6}}
+    claim, executor = submitted(sqlite_store, request), FunctionExecutor(reporting)
+    settings = WorkerSettings(data_dir=tmp_path)
+    run_search(claim, composed(claim, settings, executor, trains=True), Beat(claim))
+    earlier = list(_judgements(claim, setup_of(tmp_path, 0.1)))
+    assert earlier == [[{"step": 1, "merit": 50.0 + task.arch.genes[0]}] for task in executor.asked]
+
+    def decision(scheduler: Any, merit: float) -> str:
+        trial = SimpleNamespace(trial_id="new")
+        scheduler.on_trial_add(None, trial)
+        return str(scheduler.on_trial_result(None, trial, {"step": 1, "merit": merit}))
+
+    assert decision(halving(3), 10.0) == "CONTINUE"
+    assert decision(halving(3, earlier), 10.0) == "STOP"
+    assert decision(halving(3, earlier), 95.0) == "CONTINUE"
 
 
 # -------------------------------------------------------------------- on Ray
