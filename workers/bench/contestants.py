@@ -7,7 +7,9 @@ order. A proposal that was made before is answered from memory and costs nothing
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from search_spaces.space import Architecture, Choice
@@ -115,15 +117,54 @@ def _optuna(sampler: Any, benchmark: Benchmark, budget: int) -> list[Architectur
 
 def _suggested(trial: Any, choice: Choice) -> int:
     """Numbers are told to be ordered, everything else to be a category."""
-    ordered = all(
-        isinstance(option, int | float) and not isinstance(option, bool) for option in choice.options
-    )
-    if ordered:
+    if _ordered(choice):
         return int(trial.suggest_int(choice.name, 0, len(choice.options) - 1))
     return int(trial.suggest_categorical(choice.name, range(len(choice.options))))
+
+
+def _ordered(choice: Choice) -> bool:
+    return all(isinstance(option, int | float) and not isinstance(option, bool) for option in choice.options)
+
+
+def smac(benchmark: Benchmark, budget: int, seed: int) -> list[Architecture]:
+    """SMAC3's facade for mixed spaces: a random forest, and expected improvement found by local search."""
+    from ConfigSpace import ConfigurationSpace
+    from smac import HyperparameterOptimizationFacade, Scenario
+    from smac.runhistory import StatusType, TrialValue
+
+    space = ConfigurationSpace(seed=seed)
+    space.add([_hyperparameter(choice) for choice in benchmark.space.choices])
+    order: dict[Architecture, None] = {}
+    with TemporaryDirectory() as folder:
+        # the budget decides how many of its trials are the initial design
+        scenario = Scenario(
+            space, output_directory=Path(folder), deterministic=True, n_trials=budget, seed=seed
+        )
+        facade = HyperparameterOptimizationFacade(scenario, lambda config, seed=0: 0.0, logging_level=False)
+        for _ in range(REPEATS * budget):
+            if len(order) == budget:
+                break
+            trial = facade.ask()
+            arch = benchmark.space.architecture(
+                tuple(int(trial.config[choice.name]) for choice in benchmark.space.choices)
+            )
+            score = benchmark.score(arch)
+            failed = TrialValue(cost=float("inf"), status=StatusType.CRASHED)
+            facade.tell(trial, failed if score is None else TrialValue(cost=-score))
+            order[arch] = None
+    return list(order)
+
+
+def _hyperparameter(choice: Choice) -> Any:
+    from ConfigSpace import CategoricalHyperparameter, UniformIntegerHyperparameter
+
+    if _ordered(choice) and len(choice.options) > 1:
+        return UniformIntegerHyperparameter(choice.name, 0, len(choice.options) - 1)
+    return CategoricalHyperparameter(choice.name, range(len(choice.options)))
 
 
 PEERS: dict[str, tuple[str, Contestant]] = {
     "optuna-tpe": ("optuna", optuna_tpe),
     "optuna-gp": ("optuna", optuna_gp),
+    "smac": ("smac", smac),
 }

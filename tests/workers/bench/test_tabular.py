@@ -108,7 +108,9 @@ def test_an_unknown_contestant_is_answered_with_those_there_are() -> None:
         contestants.find("oracle")
 
 
-def test_optuna_evaluates_distinct_networks(source: Source) -> None:
-    pytest.importorskip("optuna")
-    order = contestants.find("optuna-tpe")(open_benchmark(source), 8, 0)
+@pytest.mark.parametrize("peer", ["optuna-tpe", "smac"])
+def test_peers_evaluate_distinct_networks(source: Source, peer: str) -> None:
+    package, contest = contestants.PEERS[peer]
+    pytest.importorskip(package)
+    order = contest(open_benchmark(source), 8, 0)
     assert len(set(order)) == len(order) <= 8
