@@ -22,8 +22,6 @@ class WorkerSettings(StoreSettings):
     """Processors of the local Ray cluster."""
     device: str = "auto"
     """Where trials compute: `cpu`, `cuda`, or `auto` for a GPU where there is one."""
-    inception_weights: Path | None = None
-    """Published Inception weights for FID; without them a classifier trained on the data set serves."""
 
     llm_base_url: str = ""
     """An OpenAI-compatible endpoint; empty for OpenAI's own."""

@@ -1,4 +1,4 @@
-"""Where data sets and benchmark tables come from: official addresses, sizes and checksums, in one table.
+"""Where data sets, tables and the weights of FID come from: addresses, sizes and checksums, in one table.
 
 A checksum is given where the publisher, or several independent users of the file, name it. Where there is
 none, the size is all that can be checked, and the address names the commit that the file is of.
@@ -73,5 +73,12 @@ SOURCES: dict[str, Source] = {
         url=f"{GENIUS}/benchmark/Results_MobileNet.json",
         place="Results_MobileNet.json",
         size_bytes=2_793_867,
+    ),
+    "inception": Source(
+        about="Inception-v3's published weights: FID as papers give it",
+        url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        place="pt_inception-2015-12-05-6726825d.pth",
+        checksum="sha256:6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        size_bytes=95_628_359,
     ),
 }

@@ -256,4 +256,4 @@ def test_every_source_can_be_checked() -> None:
         assert each.url.startswith("https://"), name
         assert digest or each.size_bytes, name
         assert not digest or len(digest) == 2 * hashlib.new(kind).digest_size, name
-        assert each.packed or each.place.endswith(".json"), name
+        assert each.packed or each.place == each.file, name

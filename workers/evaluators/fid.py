@@ -32,8 +32,8 @@ def feature_network(kind: str, data: ImageData, data_root: Path | None, cache: P
             return inception_features(weights)
     elif kind == "inception":
         raise FileNotFoundError(
-            f"no {INCEPTION_FILE} in the data folder ({data_root}); put the weights published with "
-            "pytorch-fid there, or ask for the features 'classifier'"
+            f"no {INCEPTION_FILE} in the data folder ({data_root}): fetch it by "
+            "`archsmith data pull inception`, or ask for the features 'classifier'"
         )
     return classifier_features(data, cache)
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from models.inception import Inception
+from server.store.sources import SOURCES
 from workers.training import features
 from workers.training.data import ImageData, Images, load
 from workers.training.features import (
+    INCEPTION_FILE,
     FeatureNetwork,
     SmallClassifier,
     WeightsUnusable,
@@ -126,6 +128,10 @@ def test_weights_of_another_network_are_refused(content: object, tmp_path: Path)
     torch.save(content, file)
     with pytest.raises(WeightsUnusable, match=r"weights\.pth"):
         inception_features(file)
+
+
+def test_the_weights_that_are_pulled_are_those_that_are_read() -> None:
+    assert SOURCES["inception"].place == INCEPTION_FILE
 
 
 def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
