@@ -88,6 +88,8 @@ class TrialTask:
     setup: TrialSetup
     judged: bool = True
     known: Mapping[str, float] = field(default_factory=dict)
+    signature: str = ""
+    """What the result is to be recorded under; empty where the host that measures it is the one that says."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,8 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
         tell(Saved(task.id, step))
 
     evaluator = evaluator_of(setup)
+    if task.signature and not f"{task.signature}/".startswith(f"{evaluator.signature}/"):
+        raise TrialFailed(f"this host measures as {evaluator.signature}, the search as {task.signature}")
     with tempfile.TemporaryDirectory(prefix="archsmith-") as scratch:
         folder, checkpoint = Path(scratch) / "kept", Path(scratch) / CHECKPOINT
         folder.mkdir()

@@ -243,7 +243,15 @@ class _Loop:
     def _task(self, flight: _Flight) -> TrialTask:
         known = {name: getattr(flight.cost, name) for name in self.costs}
         judged = flight.origin != "baseline"
-        return TrialTask(flight.id, flight.arch, self.spec.seed, self.search.setup, judged, known)
+        return TrialTask(
+            flight.id,
+            flight.arch,
+            self.spec.seed,
+            self.search.setup,
+            judged=judged,
+            known=known,
+            signature=self.search.signature,
+        )
 
     # ---------------------------------------------------------------- tell
 
@@ -280,7 +288,7 @@ class _Loop:
             CandidateState.COMPLETED,
             metrics=metrics,
             scores=scores(self.spec, metrics),
-            violation=violation(self.spec, metrics),
+            violation=violation(self.spec, metrics, flight.cost),
             device_seconds=flight.device_seconds + done.measurement.device_seconds,
             files=done.files,
         )
@@ -295,7 +303,7 @@ class _Loop:
             CandidateState.COMPLETED,
             metrics={name: metrics[name] for name in metrics if name in known.metrics or name in asked},
             scores=scores(self.spec, metrics),
-            violation=violation(self.spec, metrics),
+            violation=violation(self.spec, metrics, flight.cost),
             reused_from=known.id,
         )
         self._end(flight, outcome)
@@ -384,11 +392,12 @@ class _Loop:
 
 
 def _restore(claim: Claim, search: Search) -> _State:
-    """The state that the job's rows tell of."""
+    """The state that the job's rows tell of. Raises SearchFailed where they were measured otherwise."""
     state = _State(SearchMemory(earlier=search.earlier))
     everything = claim.candidates()
     rows = [row for row in everything if row.space == search.space.name]
     others = [row for row in everything if row.space != search.space.name]
+    _check_alike(rows, search.signature)
     state.others = len(others)
     state.device_seconds = sum(row.device_seconds for row in others)
     ended = {CandidateState.COMPLETED, CandidateState.FAILED}
@@ -414,6 +423,16 @@ def _restore(claim: Claim, search: Search) -> _State:
     return state
 
 
+def _check_alike(rows: Sequence[Candidate], signature: str) -> None:
+    """Scores of other images, another feature network or another protocol must never meet in one search."""
+    others = {row.signature for row in rows} - {signature}
+    if others:
+        raise SearchFailed(
+            f"the candidates so far were measured as {min(others)}, and this worker measures as {signature}: "
+            "put its data folder back as it was, and submit the search again to go on from what it measured"
+        )
+
+
 def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) -> tuple[Attempt, ...]:
     """What rows of other jobs come to under this search's objectives; a row that lacks a metric drops out."""
     found: list[Attempt] = []
@@ -423,7 +442,7 @@ def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) ->
         if row.scores is None:
             found.append(Attempt(arch, None, cost, row.origin, metrics, note))
         elif scorable(spec, metrics):
-            measured, broken = scores(spec, metrics), violation(spec, metrics)
+            measured, broken = scores(spec, metrics), violation(spec, metrics, cost)
             found.append(Attempt(arch, measured, cost, row.origin, metrics, note, broken))
     return tuple(found)
 

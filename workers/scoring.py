@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from search_spaces.space import Cost
 from server.store.specs import ScaleSpec, SearchSpec
 
 Scores = tuple[float, ...]
@@ -18,7 +19,11 @@ def scores(spec: SearchSpec | ScaleSpec, metrics: Mapping[str, float]) -> Scores
     return tuple(objective.score(metrics[objective.metric]) for objective in spec.objectives)
 
 
-def violation(spec: SearchSpec | ScaleSpec, metrics: Mapping[str, float]) -> float:
-    """How far the constraints that are known only after measuring are broken; 0 when they hold."""
-    limit = spec.constraints.latency_ms
-    return 0.0 if limit is None else abs(limit.bound().excess(metrics["latency_ms"]))
+def violation(spec: SearchSpec | ScaleSpec, metrics: Mapping[str, float], cost: Cost) -> float:
+    """How far the constraints are broken, all together; 0 when they hold.
+
+    What is proposed keeps those on the cost. The baseline, and what earlier searches have tried, may not.
+    """
+    limits, latency = spec.constraints.limits(), spec.constraints.latency_ms
+    broken = sum(abs(limit.excess(getattr(cost, name))) for name, limit in limits.items())
+    return broken if latency is None else broken + abs(latency.bound().excess(metrics["latency_ms"]))

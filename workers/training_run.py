@@ -78,7 +78,7 @@ def _begun(claim: Claim, candidate: NewCandidate) -> Candidate:
     if not rows:
         claim.begin([candidate], first_number=1)
     elif rows[0].state in TAKEN_UP:
-        claim.retry(rows[0].id, TAKEN_UP[rows[0].state])
+        claim.retry(rows[0].id, TAKEN_UP[rows[0].state], signature=candidate.signature)
     return claim.candidates()[0]
 
 
@@ -87,7 +87,9 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
         return JobState.SUCCEEDED
     if row.state is CandidateState.FAILED:
         raise TrainingFailed(row.reason)
-    task = TrialTask(row.id, training.arch, training.spec.seed, training.setup)
+    task = TrialTask(
+        row.id, training.arch, training.spec.seed, training.setup, signature=training.candidate.signature
+    )
     training.executor.submit(task)
     crashes, retries = 0, training.spec.config.resources.retries
     while True:

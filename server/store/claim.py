@@ -144,8 +144,14 @@ class Claim:
                 session.connection().execute(_END, changes)
             session.add_all(self._artifacts(outcomes))
 
-    def retry(self, candidate_id: str, reason: str, *, device_seconds: float = 0.0) -> None:
-        """Counts one more try of a running (or put aside) candidate, and what the one before has taken."""
+    def retry(
+        self, candidate_id: str, reason: str, *, device_seconds: float = 0.0, signature: str | None = None
+    ) -> None:
+        """Counts one more try of a running (or put aside) candidate, and what the one before has taken.
+
+        `signature` says how it will be measured, where that is not as it was begun.
+        """
+        changed = {} if signature is None else {"signature": signature}
         with self._writing([NewEvent("candidate.retried", {"reason": reason}, candidate_id)]) as session:
             session.execute(
                 update(Candidate)
@@ -154,6 +160,7 @@ class Claim:
                     state=CandidateState.RUNNING,
                     tries=Candidate.tries + 1,
                     device_seconds=Candidate.device_seconds + device_seconds,
+                    **changed,
                 )
             )
 

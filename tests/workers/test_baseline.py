@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from search_spaces import find
+from server.store import views
 from server.store.states import CandidateState
 from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
@@ -51,6 +52,29 @@ def test_candidates_that_end_before_the_baseline_are_related_to_it_all_the_same(
     for row in others:
         assert row.state is CandidateState.COMPLETED
         assert row.metrics["rfid"] == row.metrics["fid"] / first.metrics["fid"]
+
+
+def test_a_baseline_over_the_budget_is_a_reference_and_never_the_best(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    assert SPACE.baseline is not None
+    cost = SPACE.cost_of(SPACE.baseline)
+
+    def larger_is_better(task: TrialTask) -> Update:
+        params = float(SPACE.cost_of(task.arch).params)
+        return Done(task.id, Measurement({"score": params, "fid": params}, 1.0, {"rfid": "fid"}))
+
+    limit = {"constraints": {"params": {"max": cost.params / 2}}}
+    job, _ = searched(sqlite_store, tmp_path, larger_is_better, **request(), **limit)
+    first, *others = sqlite_store.candidates(job.id)
+    assert first.violation == pytest.approx(1.0)
+    assert all(row.violation == 0 and row.score < first.score for row in others)
+    best = views.best(sqlite_store, job.id)
+    assert best is not None
+    assert best.score == max(row.score for row in others)
+    assert job.result is not None
+    assert job.result["best"] == best.id
+    assert first.id not in {row.id for row in views.pareto(sqlite_store, job.id)}
 
 
 def test_a_search_without_a_baseline_has_no_relative_metrics(sqlite_store: Store, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from workers.executors import (
 )
 from workers.loop import run_search
 from workers.settings import WorkerSettings
+from workers.training import features
 from workers.training_run import TrainingFailed, run_training
 
 SPACE = find("unet-8")
@@ -188,6 +189,24 @@ def test_a_pause_stops_the_training_at_once_and_a_resume_goes_on(
     assert sqlite_store.job(job_id).state is JobState.SUCCEEDED
     reasons = [e.data["reason"] for e in sqlite_store.events(job_id) if e.kind == "candidate.retried"]
     assert reasons == ["taken up after a pause"]
+
+
+def test_a_training_is_recorded_under_the_features_that_it_ends_with(
+    sqlite_store: Store, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(sqlite_store)
+    run(claimed(sqlite_store), settings, Steered(lambda: sqlite_store.pause(job_id)))
+    (begun,) = sqlite_store.candidates(job_id)
+    assert "/classifier-digits-v1-" in begun.signature
+    monkeypatch.setattr(features, "CLASSIFIER_VERSION", "v2")
+    monkeypatch.setattr(features, "CLASSIFIER_STEPS", 2)
+    executors.evaluator_of.cache_clear()  # as in another worker
+    sqlite_store.resume(job_id)
+    run(claimed(sqlite_store), settings)
+    (ended,) = sqlite_store.candidates(job_id)
+    assert "/classifier-digits-v2-" in ended.signature
+    assert ended.metrics["fid"] > 0
+    executors.evaluator_of.cache_clear()
 
 
 def test_a_cancel_stops_the_training_at_once_and_its_checkpoint_goes(
