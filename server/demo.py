@@ -63,7 +63,9 @@ def _report(console: Console, client: Client, job: Mapping[str, Any], data_dir: 
     if best["id"] == base["id"]:
         console.print("  the base UNet was not beaten at this budget")
     else:
-        console.print(f"  {gain:.0f}% lower FID than the base UNet, trained for as many steps")
+        console.print(
+            f"  {gain:.0f}% lower FID than the base UNet, with no more parameters and MACs, in as many steps"
+        )
     console.print(f"  generated digits beside real ones: {grid.absolute()}")
     console.print(f"  weights and curves: {data_dir.absolute() / 'artifacts' / job['id'] / best['id']}")
     console.print(f"  page of this search: {client.url}/jobs/{job['id']}")

@@ -27,16 +27,20 @@ class SearchMethod:
     dataset: str
     proposer: Mapping[str, Any]
     evaluator: Mapping[str, Any] = field(default_factory=dict)
+    within_baseline: bool = False
+    """Hold UNets to the parameters and MACs of their space's baseline, unless a request has constraints."""
 
 
 SEARCH_METHODS: dict[str, SearchMethod] = {
     "diffnas": SearchMethod(
         about="Diffusion UNets proposed by a language model with a search memory, trained briefly, scored by "
-        "RFID (reconstruction of DiffNAS, arXiv 2310.04750).",
+        "RFID (reconstruction of DiffNAS, arXiv 2310.04750); at the cost of the space's baseline, unless "
+        "constraints say otherwise.",
         space="unet-8",
         dataset="digits",
         proposer={"kind": "llm", "prompt": "diffnas", "share": 0.5},
         evaluator={"kind": "diffusion"},
+        within_baseline=True,
     ),
     "ginas": SearchMethod(
         about="A language model as black-box optimiser over a discrete space (GINAS/GENIUS, "
@@ -121,6 +125,15 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
     ),
 }
 
+# How UNets of these spaces are trained briefly; the evaluation's own defaults suit unet-8.
+SHORT_TRAINING: dict[str, Mapping[str, Any]] = dict.fromkeys(
+    ("unet-32", "unet-64"),
+    {
+        **{"steps": 20_000, "learning_rate": 3e-4, "warmup": 500, "timesteps": 4000, "ema": 0.999},
+        **{"images": 5000, "sampling_steps": 50},
+    },
+)
+
 # The evaluator that suits a space, by its tags, and what that evaluator's result is judged by.
 EVALUATOR_OF_TAG = {"diffusion": "diffusion", "table": "table", "classification": "train"}
 OBJECTIVES: dict[str, list[dict[str, str]]] = {
@@ -151,9 +164,12 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
         return request
     proposer = merged(method.proposer, config.get("proposer", {}))
     fitting = method.evaluator if method.evaluator.get("kind") in _evaluators_of(space) else {}
-    default = fitting or {"kind": _evaluators_of(space)[0]}
+    default = {**(fitting or {"kind": _evaluators_of(space)[0]}), **SHORT_TRAINING.get(space.name, {})}
     evaluator = merged(default, config.get("evaluator", {}))
     trains_unets = isinstance(evaluator, Mapping) and evaluator.get("kind") == "diffusion"
+    if method.within_baseline and trains_unets and space.baseline is not None:
+        cost = space.cost_of(space.baseline)
+        request.setdefault("constraints", {"params": {"max": cost.params}, "macs": {"max": cost.macs}})
     baseline = trains_unets and space.baseline is not None
     request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
     if trains_unets and not request["config"]["baseline"]:

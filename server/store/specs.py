@@ -7,6 +7,7 @@ the completed specification is what the job row keeps and the worker reads.
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -213,7 +214,20 @@ class DiffusionEvaluation(Spec):
     """Samples drawn for RFID."""
     sampling_steps: int = Field(10, ge=1, le=10_000)
     features: Literal["auto", "classifier", "inception"] = "auto"
-    """Feature network: Inception if the operator gave its weights file, else a classifier trained once."""
+    """Feature network: for colour images Inception, where the data folder holds its weights; else a small
+    classifier, trained on the data set once."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.sampling_steps > self.timesteps:
+            raise ValueError(f"sampling_steps {self.sampling_steps} is more than timesteps {self.timesteps}")
+        stride = ceil(self.timesteps / self.sampling_steps)
+        if (reached := ceil(self.timesteps / stride)) != self.sampling_steps:
+            raise ValueError(
+                f"sampling_steps: no whole stride leaves {self.sampling_steps} of the {self.timesteps} timesteps, "
+                f"but one leaves {reached}"
+            )
+        return self
 
 
 class TrainEvaluation(Spec):
@@ -345,6 +359,8 @@ class DiffusionRecipe(Spec):
     learning_rate: float = Field(1e-4, gt=0, le=1)
     warmup: int = Field(0, ge=0)
     """Steps over which the learning rate rises."""
+    anneal: bool = False
+    """Let the learning rate fall evenly to 0."""
     clip: float | None = Field(None, gt=0)
     timesteps: int = Field(4000, ge=10, le=10_000)
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -366,7 +382,8 @@ class DiffusionRecipe(Spec):
     images: int = Field(50_000, ge=16, le=1_000_000)
     """Samples drawn for the FID."""
     features: Literal["auto", "classifier", "inception"] = "auto"
-    """Feature network: Inception if the operator gave its weights file, else a classifier trained once."""
+    """Feature network: for colour images Inception, where the data folder holds its weights; else a small
+    classifier, trained on the data set once."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

@@ -138,6 +138,41 @@ def test_another_kind_of_proposer_starts_from_its_own_defaults() -> None:
     assert spec.config.proposer.kind == "evolution"
 
 
+def test_diffnas_searches_at_the_cost_of_the_baseline_unless_told_otherwise() -> None:
+    held = SearchSpec.model_validate({"method": "diffnas", "space": "unet-32"}).constraints.limits()
+    assert {name: bound.max for name, bound in held.items()} == {"params": 52_546_438, "macs": 8_386_707_456}
+    given = {"method": "diffnas", "constraints": {"macs": {"max": 6e6}}}
+    assert SearchSpec.model_validate(given).constraints.limits().keys() == {"macs"}
+    assert not SearchSpec.model_validate({"method": "diffnas", "constraints": {}}).constraints.limits()
+    assert not SearchSpec.model_validate({"method": "evolution"}).constraints.limits()
+
+
+def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits() -> None:
+    small, large = (
+        SearchSpec.model_validate({"space": space}).config.evaluator.model_dump()
+        for space in ("unet-8", "unet-32")
+    )
+    assert (small["steps"], small["learning_rate"]) == (150, 3e-3)
+    assert (large["steps"], large["learning_rate"], large["timesteps"]) == (20_000, 3e-4, 4000)
+    assert (large["images"], large["sampling_steps"]) == (5000, 50)
+
+
+@given(steps=st.integers(10, 300), wanted=st.integers(1, 300))
+def test_sampling_steps_that_no_stride_leaves_are_refused_with_some_that_one_does(
+    steps: int, wanted: int
+) -> None:
+    reachable = {len(range(0, steps, stride)) for stride in range(1, steps + 1)}
+    evaluator = {"kind": "diffusion", "timesteps": steps, "sampling_steps": wanted}
+    try:
+        SearchSpec.model_validate({"config": {"evaluator": evaluator}})
+    except ValidationError as refusal:
+        said = str(refusal)
+        assert wanted not in reachable
+        assert wanted > steps or int(said.partition("but one leaves ")[2].split()[0]) in reachable
+    else:
+        assert wanted in reachable
+
+
 def test_equal_values_have_equal_canonical_text() -> None:
     assert canonical_json({"b": 1, "a": [1.0, None]}) == canonical_json({"a": [1.0, None], "b": 1})
 

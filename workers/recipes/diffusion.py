@@ -23,7 +23,7 @@ from workers.training.fit import Checkpoint, fit
 from workers.training.methods.diffusion import Diffusion
 from workers.training.metrics import frechet_distance, gaussian, kernel_distance
 from workers.training.noise import NoiseProcess, make_process
-from workers.training.schedules import constant, warmed
+from workers.training.schedules import constant, linear, warmed
 from workers.trial import Measurement, Report, Trial
 
 PROTOCOL = 1  # raise it when the same specification comes to train something else
@@ -111,7 +111,7 @@ class DiffusionTraining:
             optimizer=torch.optim.AdamW(
                 method.model.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True
             ),
-            schedule=warmed(constant, spec.warmup),
+            schedule=warmed(linear(spec.steps) if spec.anneal else constant, spec.warmup),
             steps=spec.steps,
             seed=trial.seed,
             clip=spec.clip,

@@ -15,6 +15,11 @@ def warmed(schedule: Schedule, warmup: int) -> Schedule:
     return lambda step: schedule(step) * min(1.0, (step + 1) / warmup) if warmup else schedule(step)
 
 
+def linear(steps: int) -> Schedule:
+    """From 1 evenly to 0; 0 from `steps` on."""
+    return lambda step: max(1 - step / steps, 0.0)
+
+
 def cosine(steps: int) -> Schedule:
     """From 1 to 0 on half a cosine (arXiv 1608.03983, Eq. 5, without restarts); 0 from `steps` on."""
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))

@@ -12,7 +12,7 @@ from workers.training.ema import MovingAverage
 from workers.training.files import written_whole
 from workers.training.fit import Checkpoint, NonFiniteLoss, fit
 from workers.training.method import Batch, Clock, Step, TrainingMethod
-from workers.training.schedules import constant, cosine, warmed
+from workers.training.schedules import constant, cosine, linear, warmed
 
 
 class Lines:
@@ -242,3 +242,5 @@ def test_schedules_at_their_ends() -> None:
     rising = warmed(constant, 4)
     assert [rising(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warmed(constant, 0)(0) == 1.0
+    falling = linear(4)
+    assert [falling(step) for step in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
