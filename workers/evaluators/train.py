@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from models import build
 from search_spaces.space import Architecture, SearchSpace
@@ -137,6 +138,7 @@ class TrainEvaluator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build(named.name, **{**named.kwargs, "classes": len(self._data.classes)})
+        convert_conv2d_weight_memory_format(model, torch.channels_last)  # up to 1.7 times as fast
         return Supervised(model, label_smoothing=LABEL_SMOOTHING).to(self.device)
 
     @torch.no_grad()
