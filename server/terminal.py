@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from server.client import Client
 
@@ -64,13 +65,17 @@ def follow(client: Client, job_id: str) -> None:
         TimeElapsedColumn(), TextColumn("{task.fields[best]}"),
     )  # fmt: skip
     with Progress(*columns) as progress:
-        bar = shows(progress, job)
+        bar, told = shows(progress, job), ""
         for event in client.events(job_id):
             noun, _, verb = event["kind"].partition(".")
             if noun == "job":
                 progress.update(bar.task, description=verb.replace("_", " "))
             elif noun == "candidate":
                 bar.moved(verb, event["data"])
+            elif verb == "fell_back" and event["data"]["reason"] != told:
+                told = event["data"]["reason"]
+                console = progress.console
+                console.print("[yellow]evolution proposes in the language model's place:[/]", Text(told))
 
 
 class _SearchBar:

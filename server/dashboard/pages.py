@@ -117,6 +117,7 @@ def job(
         **_found(store, glance),
         **_table(store, glance, sort, descending, CandidateState(state) if state else None, cursor),
         origins=origins,
+        fell_back=overview.fell_back(store, job_id),
         device_seconds=sum(row.device_seconds for row in origins),
         events=overview.latest_events(store, job_id, EVENTS_SHOWN),
         llm=overview.llm_totals(store, job_id),

@@ -10,6 +10,7 @@ from server.store.store import Store
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
 
 PROGRESS = "candidate.progress"  # one event for every point of a curve: too many to read one by one
+FELL_BACK = "proposer.fell_back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,14 @@ def origins(store: Store, job_id: str) -> list[OriginTotals]:
     )
     with store.reading() as session:
         return [OriginTotals(*row) for row in session.execute(query)]
+
+
+def fell_back(store: Store, job_id: str) -> str:
+    """Why evolution last proposed in the language model's place; empty where it never did."""
+    query = select(Event).where(Event.job_id == job_id, Event.kind == FELL_BACK)
+    with store.reading() as session:
+        event = session.scalars(query.order_by(Event.number.desc()).limit(1)).one_or_none()
+    return "" if event is None else str(event.data["reason"])
 
 
 def latest_events(store: Store, job_id: str, limit: int) -> list[Event]:

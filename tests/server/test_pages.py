@@ -153,6 +153,18 @@ def test_a_search_page_shows_incumbent_baseline_candidates_and_events(
     assert len([i for i in page.all("tr", "id") if i.startswith("candidate-")]) == 4
 
 
+def test_a_search_page_says_why_evolution_stood_in_for_the_language_model(
+    client: TestClient, searched: Claim
+) -> None:
+    path = f"/jobs/{searched.job.id}"
+    assert "in the language model" not in client.get(path).text
+    for reason in ("it was slow", "no language model is <configured>"):
+        searched.event("proposer.fell_back", {"turn": 1, "reason": reason, "count": 1})
+    shown = client.get(path).text
+    assert "in the language model's place: no language model is &lt;configured&gt;." in shown
+    assert "place: it was slow" not in shown
+
+
 def test_the_buttons_are_those_that_the_state_allows(
     client: TestClient, store: Store, searched: Claim
 ) -> None:

@@ -1,0 +1,37 @@
+"""What a terminal shows of a job that is followed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server.client import Client
+from server.terminal import follow
+
+
+class Told(Client):
+    """A server that tells one search's events."""
+
+    def __init__(self, *events: tuple[str, dict[str, Any]]) -> None:
+        self._told = events
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        spec = {"budget": {"evaluations": 2}, "objectives": [{"metric": "rfid", "goal": "minimize"}]}
+        return {"id": job_id, "kind": "search", "state": "running", "spec": spec}
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        for number, (kind, data) in enumerate(self._told, start=1):
+            yield {"number": number, "kind": kind, "data": data}
+
+
+def test_a_reason_why_the_language_model_does_not_propose_is_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    absent = ("proposer.fell_back", {"turn": 1, "reason": "no [model] is configured", "count": 2})
+    measured = ("candidate.completed", {"metrics": {"rfid": 0.5}})
+    spent = ("proposer.fell_back", {"turn": 3, "reason": "the budget is spent", "count": 1})
+    follow(Told(absent, measured, absent, measured, spent), "a-job")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("in the language model's place: no [model] is configured") == 1
+    assert shown.count("in the language model's place: the budget is spent") == 1
+    assert "best rfid 0.5" in shown
