@@ -31,7 +31,7 @@ log = logging.getLogger("workers")
 IDLE_SECONDS = 1.0
 REPORT_SECONDS = 5.0
 STOP_SECONDS = 8.0
-PRELOADED = ["workers.job", "workers.tune", "torch"]
+PRELOADED = ["workers.job", "workers.tune", "workers.evaluators.diffusion"]
 
 
 @dataclass(frozen=True)

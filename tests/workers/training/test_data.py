@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from workers.training.data import (
@@ -214,6 +215,20 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "x" / "train" / "a" / "2.png").write_bytes(b"not a picture")
     with pytest.raises(DataCorrupt, match=r"2\.png is no readable image"):
         load("x@8", tmp_path)
+
+
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    bunch = load_digits()
+    images = load("digits", None)
+    parts = (images.train, images.val, images.test)
+    ours = sorted(
+        (*pixels.flatten().tolist(), int(label))
+        for part in parts
+        for pixels, label in zip(part.pixels, part.labels, strict=True)
+    )
+    assert ours == sorted(
+        (*row.astype(int), label) for row, label in zip(bunch.data, bunch.target, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
