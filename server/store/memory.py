@@ -171,6 +171,7 @@ class _Attempt:
 def imported(store: Store, lines: Iterable[bytes], *, project: str = "default") -> list[Job]:
     """The jobs that the attempts now belong to, one for each way of measuring; all are written, or none.
 
+    What several jobs have measured alike is one attempt: the last line, a completed one before a failed one.
     Raises InvalidLine, naming the line.
     """
     groups = _checked(lines)
@@ -202,9 +203,9 @@ def _checked(lines: Iterable[bytes]) -> Mapping[_Group, Sequence[_Attempt]]:
         except (ValueError, UnknownSpace) as error:
             raise InvalidLine(f"line {number}: {error}") from error
         attempts = groups.setdefault(_Group(line.space, line.dataset, line.signature, line.objectives), {})
-        if attempt.arch.key in attempts:
-            raise InvalidLine(f"line {number}: {attempt.arch.key} stands there twice, measured alike")
-        attempts[attempt.arch.key] = attempt
+        known = attempts.get(attempt.arch.key)
+        if known is None or line.state == "completed" or known.line.state == "failed":
+            attempts[attempt.arch.key] = attempt
     if not groups:
         raise InvalidLine("line 1: there is no attempt at all")
     return {group: list(attempts.values()) for group, attempts in groups.items()}

@@ -100,7 +100,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"architecture": dict(SPACE.decode(next(SPACE.neighbours(SPACE.largest))))},
         "architecture is not that of key",
     ),
-    "the same attempt again": ({}, "stands there twice"),
 }
 
 
@@ -113,6 +112,15 @@ def test_one_bad_line_is_named_and_nothing_is_kept(client: TestClient, case: str
     assert answer.json()["detail"].startswith("line 3: ")
     assert words in answer.json()["detail"]
     assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_what_several_jobs_have_measured_alike_is_taken_in_once(sqlite_store: Store) -> None:
+    failed: dict[str, Any] = {"state": "failed", "metrics": {}, "reason": "out of memory"}
+    body = lines(failed, {"note": "earlier"}, {"note": "later"}, failed)
+    (job,) = imported(sqlite_store, body.splitlines())
+    (row,) = sqlite_store.candidates(job.id)
+    assert (row.state, row.note) == ("completed", "later")
+    assert imported(sqlite_store, "".join(exported(sqlite_store)).encode().splitlines() * 2)
 
 
 @pytest.mark.parametrize("body", [b"", b"\n\n", b"{", b"[]", b"\xff"])
