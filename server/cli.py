@@ -25,6 +25,8 @@ FAILED, USAGE, UNREACHABLE = 1, 2, 3
 
 Url = Annotated[str, typer.Option(envvar="ARCHSMITH_URL", help="Address of the server.")]
 Key = Annotated[str, typer.Option(envvar="ARCHSMITH_API_KEY", help="API key.", show_default=False)]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 HOME = "http://127.0.0.1:8000"
 
@@ -64,24 +66,24 @@ def _stop(message: str, code: int) -> NoReturn:
 
 @app.command()
 def serve(
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    host: Host = None,
+    port: Port = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the database and all files.")] = None,
 ) -> None:
     """Serve everything on this machine: API, dashboard, worker."""
     from server.serve import serve as run
 
     _log_to_stderr()
-    run(_server_settings(host, port, data_dir), worker=True, migrate=True)
+    run(_server_settings(host=host, port=port, data_dir=data_dir), worker=True, migrate=True)
 
 
 @app.command()
-def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+def api(host: Host = None, port: Port = None) -> None:
     """Serve the API and the dashboard alone; workers run elsewhere."""
     from server.serve import serve as run
 
     _log_to_stderr()
-    run(_server_settings(host, port, None), worker=False, migrate=False)
+    run(_server_settings(host=host, port=port), worker=False, migrate=False)
 
 
 @app.command()
@@ -102,13 +104,11 @@ def db_upgrade() -> None:
     upgrade(StoreSettings().store().engine)
 
 
-def _server_settings(host: str, port: int, data_dir: Path | None) -> Any:
+def _server_settings(**given: Any) -> Any:
+    """The settings, with what the command line gives in place of the environment's."""
     from server.settings import ServerSettings
 
-    given: dict[str, Any] = {"host": host, "port": port}
-    if data_dir is not None:
-        given["data_dir"] = data_dir
-    return ServerSettings(**given)
+    return ServerSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 def _log_to_stderr() -> None:

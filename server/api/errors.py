@@ -21,7 +21,8 @@ from server.store.chains import UnfitResult
 from server.store.comparison import NotComparable
 from server.store.memory import InvalidLine
 from server.store.records import NotFound
-from server.store.store import IdempotencyConflict, IllegalMove
+from server.store.states import IllegalMove
+from server.store.store import IdempotencyConflict
 from server.store.views import InvalidCursor
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from server.store.artifacts import StoredFile
 from server.store.records import NewEvent, append_events, new_id, now
 from server.store.specs import JobSpec
-from server.store.states import ENDED, CandidateState, JobState, Request
+from server.store.states import ENDED, CandidateState, IllegalMove, JobState, Request, leading_to
 from server.store.tables import Artifact, Candidate, Job, LLMCall, Point
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ class Claim:
                 session.connection().execute(_BEGIN, rows)
             begun = {candidate.id for candidate in candidates}
             if changes := [_changes(outcome) for outcome in outcomes if outcome.candidate_id not in begun]:
-                session.connection().execute(_END, changes)
+                ran = session.connection().execute(_END, changes).rowcount
+                if ran != len(changes):
+                    raise IllegalMove(f"{len(changes) - ran} of {len(changes)} candidates to end do not run")
             session.add_all(self._artifacts(outcomes))
 
     def retry(
@@ -153,16 +155,19 @@ class Claim:
         """
         changed = {} if signature is None else {"signature": signature}
         with self._writing([NewEvent("candidate.retried", {"reason": reason}, candidate_id)]) as session:
-            session.execute(
+            moved = session.scalars(
                 update(Candidate)
-                .where(Candidate.id == candidate_id)
+                .where(Candidate.id == candidate_id, Candidate.state.in_(_RETRIED))
                 .values(
                     state=CandidateState.RUNNING,
                     tries=Candidate.tries + 1,
                     device_seconds=Candidate.device_seconds + device_seconds,
                     **changed,
                 )
-            )
+                .returning(Candidate.id)
+            ).one_or_none()
+            if moved is None:
+                raise IllegalMove(f"candidate {candidate_id} has ended, and cannot be tried again")
 
     def report(self, candidate_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """One point of a running candidate's curves; a step reported twice keeps the later value."""
@@ -305,6 +310,8 @@ def put_aside(session: Session, job_id: str) -> None:
     )
 
 
+_RETRIED = {CandidateState.RUNNING, *leading_to(CandidateState.RUNNING)}
+(_BEFORE_END,) = leading_to(CandidateState.COMPLETED)
 _RUNNING = Outcome("", CandidateState.RUNNING)  # as a candidate stands before it has ended
 
 
@@ -332,7 +339,7 @@ def _changes(outcome: Outcome) -> dict[str, Any]:
 _BEGIN = insert(Candidate)
 _END = (
     update(Candidate)
-    .where(Candidate.id == bindparam("candidate"))
+    .where(Candidate.id == bindparam("candidate"), Candidate.state == _BEFORE_END)
     .values({name: bindparam(f"new_{name}") for name in _end(_RUNNING, now())})
 )
 

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 
+class IllegalMove(RuntimeError):
+    """The state of the job, or of the candidate, does not allow this."""
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -48,5 +52,11 @@ CANDIDATE_MOVES: Mapping[CandidateState, frozenset[CandidateState]] = {
     CandidateState.COMPLETED: frozenset(),
     CandidateState.FAILED: frozenset(),
 }
+
+
+def leading_to(state: CandidateState) -> frozenset[CandidateState]:
+    """The states from which a candidate may come to be in `state`."""
+    return frozenset(before for before, moves in CANDIDATE_MOVES.items() if state in moves)
+
 
 ENDED = frozenset(state for state, moves in JOB_MOVES.items() if not moves)

@@ -23,16 +23,12 @@ from server.store.families import will_have
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
 from server.store.specs import JobSpec, TrainSpec, canonical_json
-from server.store.states import ENDED, JOB_MOVES, JobState, Request
+from server.store.states import ENDED, JOB_MOVES, IllegalMove, JobState, Request
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point, Worker
 
 Row = TypeVar("Row")
 
 MAX_CRASHES = 5  # a job that loses its process so often without any progress is at fault itself
-
-
-class IllegalMove(RuntimeError):
-    """The job's state does not allow this."""
 
 
 class IdempotencyConflict(RuntimeError):

@@ -27,8 +27,8 @@ from server.store.artifacts import StoredFile
 from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
 from server.store.records import NotFound, new_id, now
 from server.store.specs import SearchSpec
-from server.store.states import ENDED, JOB_MOVES, CandidateState, JobState, Request
-from server.store.store import MAX_CRASHES, IdempotencyConflict, IllegalMove, Store
+from server.store.states import ENDED, JOB_MOVES, CandidateState, IllegalMove, JobState, Request
+from server.store.store import MAX_CRASHES, IdempotencyConflict, Store
 from server.store.tables import Artifact, Event, Job, LLMCall
 
 LEASE = timedelta(hours=1)
@@ -599,6 +599,19 @@ def test_a_candidate_that_exists_is_not_written_again(store: Store, key: str, nu
     with pytest.raises(IntegrityError):
         claim.begin([a_candidate(key)], number)
     assert everything(store) == before
+
+
+def test_a_candidate_that_has_ended_stays_as_it_ended(store: Store) -> None:
+    claim, first, second = claimed(store), a_candidate("unet-8:0-0-0"), a_candidate("unet-8:0-0-1")
+    claim.begin([first, second], 1)
+    claim.end([an_outcome(first.id)])
+    with pytest.raises(IllegalMove, match="1 of 2 candidates to end do not run"):
+        claim.end([an_outcome(second.id), an_outcome(first.id, score=5.0)])
+    with pytest.raises(IllegalMove, match=f"{first.id} has ended"):
+        claim.retry(first.id, "again")
+    kept, other = claim.candidates()
+    assert (kept.state, kept.score, kept.tries) == (CandidateState.COMPLETED, 1.0, 1)
+    assert other.state is CandidateState.RUNNING  # of what was refused, nothing was written
 
 
 def test_an_outcome_comes_with_its_files(store: Store) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from server import cli
 from server.settings import ServerSettings, is_loopback
 from server.store.settings import StoreSettings
 from workers.settings import WorkerSettings
@@ -77,6 +78,17 @@ def test_a_wrong_value_is_refused_and_its_name_is_told(
 def test_a_settings_file_that_is_named_but_missing_is_refused(toml: Path) -> None:
     with pytest.raises(ValueError, match=toml.name):
         StoreSettings()
+
+
+def test_the_command_line_takes_from_the_environment_what_it_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ARCHSMITH_HOST", "0.0.0.0")  # refused for want of a key: nothing is served
+    monkeypatch.setattr("sys.argv", ["archsmith", "serve", "--port", "0"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == cli.USAGE
+    assert "host 0.0.0.0 is reachable from other machines" in capsys.readouterr().err
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
