@@ -248,10 +248,10 @@ def _channel_arrays(path: Path, release: Release) -> tuple[Iterable[Genes], Colu
 def _arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """The arrays of an npz file, while it is open. Raises ValueError where it is something else."""
     with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
+        if not zipfile.is_zipfile(file):  # NumPy would take it for pickled objects, and advise to allow them
             raise ValueError("it is no npz file")
-        yield arrays
+        file.seek(0)
+        yield np.load(file, allow_pickle=False)
 
 
 def _codes(genes: NDArray[Any], *, options: int) -> list[Genes]:

@@ -271,8 +271,9 @@ def test_damaged_arrays_are_refused_by_name(tmp_path: Path) -> None:
         whole[:200] + b"\0" * 400 + whole[600:],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(TableUnavailable, match="nasbench201.npz"):
+        with pytest.raises(TableUnavailable, match="nasbench201.npz") as error:
             opened(CELL, "cifar10", tmp_path)
+        assert "pickle" not in str(error.value)
     np.savez(path, **wrong)
     with pytest.raises(TableUnavailable, match="outside 0 to 4"):
         opened(CELL, "cifar10", tmp_path)
