@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from server.client import Client
+from server.client import Client, ServerUnreachable
 from server.demo import serving
 
 SEARCH: dict[str, Any] = {
@@ -42,8 +44,30 @@ def command_line() -> None:
     print(f"archsmith --help: median {statistics.median(seconds):.2f} s, min {min(seconds):.2f} s")
 
 
+@contextmanager
+def api_alone(folder: Path) -> Iterator[Client]:
+    """`archsmith api` on an empty database, and no worker that would take the jobs up."""
+    port, command = 8017, [sys.executable, "-m", "server.cli"]
+    environment = {**os.environ, "ARCHSMITH_DATA_DIR": str(folder)}
+    subprocess.run([*command, "db", "upgrade"], check=True, env=environment)
+    server = subprocess.Popen(
+        [*command, "api", "--port", str(port)], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            while True:
+                try:
+                    client.jobs(limit=1)
+                    break
+                except ServerUnreachable:
+                    time.sleep(0.2)
+            yield client
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def submissions(client: Client) -> None:
-    """Jobs that wait: the worker is busy with none of them long enough to matter (they are cancelled)."""
     request = {**SEARCH, "config": {"evaluator": {"kind": "cost"}, "baseline": False}}
 
     def submit(_: int) -> float:
@@ -148,7 +172,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url, Client(url) as client:
         first_trial(client)
         overhead(client)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url, Client(url) as client:
+    with tempfile.TemporaryDirectory() as folder, api_alone(Path(folder)) as client:
         submissions(client)
 
 
