@@ -180,8 +180,11 @@ def curves(points: Sequence[Point], limit: int = CURVES) -> Figure:
     data = []
     for index, name in enumerate(names):
         axis = "" if index == 0 else str(index + 1)
-        layout[f"yaxis{axis}"] = {"title": {"text": safe(name)}, "automargin": True}
         values = [(point.step, point.metrics[name]) for point in shown if _finite(point.metrics.get(name))]
+        layout[f"yaxis{axis}"] = {
+            **{"title": {"text": safe(name)}, "automargin": True},
+            **_level_range([value for _, value in values]),
+        }
         data.append(
             {
                 "type": "scatter", "mode": "lines+markers" if len(values) < 40 else "lines",
@@ -215,6 +218,13 @@ def spaced(items: Sequence[Any], most: int) -> list[Any]:
     if most == 1:
         return [items[-1]]
     return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]
+
+
+def _level_range(values: Sequence[float]) -> dict[str, list[float]]:
+    """The axis of values that are all alike: left to itself, Plotly would show a learning rate as 0 of 1."""
+    if not values or min(values) < max(values) or values[0] == 0:
+        return {}
+    return {"range": sorted((0.0, 2 * values[0]))}
 
 
 def safe(text: str) -> str:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from server.dashboard.charts import BASELINE, BEST, PALETTE, Figure, plain_layout
 from server.dashboard.render import page
 from server.dashboard.session import signed_in
+from server.dashboard.text import quantity
 from server.store.families import family_of
 from server.store.records import NotFound
 from server.store.store import Store
@@ -17,6 +18,8 @@ from server.store.store import Store
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 Json = dict[str, Any]
+
+FLOPS = "FLOPs (multiply-accumulates)"
 
 
 def _store(request: Request) -> Store:
@@ -68,9 +71,25 @@ def scaling(members: Sequence[Json]) -> Figure:
         _curve(members, "test_accuracy", "trained from scratch", BEST),
         _curve(members, "inherited_accuracy", "inherited weights", PALETTE[1]),
     ]
-    layout = plain_layout("FLOPs (multiply-accumulates)", "accuracy, percent")
-    layout["xaxis"]["type"] = "log"
-    return {"data": [trace for trace in data if trace["x"]], "layout": layout}
+    data = [trace for trace in data if trace["x"]]
+    layout = plain_layout(FLOPS, "accuracy, percent", _with_room([y for trace in data for y in trace["y"]]))
+    layout["xaxis"] |= _log_axis([member["counted_flops"] for member in members])
+    return {"data": data, "layout": layout}
+
+
+def _with_room(values: Sequence[float]) -> list[float] | None:
+    """The range of the values, with room above for the names of the highest; None where there are none."""
+    if not values:
+        return None
+    span = max(values) - min(values) or 1.0
+    return [min(values) - 0.1 * span, max(values) + 0.2 * span]
+
+
+def _log_axis(ticks: Sequence[float]) -> Figure:
+    return {
+        **{"type": "log", "tickmode": "array", "tickvals": list(ticks)},
+        "ticktext": [quantity(tick) for tick in ticks],
+    }
 
 
 def _curve(members: Sequence[Json], score: str, name: str, colour: str) -> Figure:
@@ -116,8 +135,9 @@ def sampling(drawn: Json) -> Figure:
         }
         for name, colour in (("hierarchical", BEST), ("independent", PALETTE[1]))
     ]  # fmt: skip
-    layout = plain_layout("FLOPs (multiply-accumulates)", "share of networks")
-    layout["xaxis"]["type"] = "log"
+    layout = plain_layout(FLOPS, "share of networks")
+    layout["xaxis"] |= _log_axis(drawn["targets"])
+    layout["yaxis"]["tickformat"] = ".0%"
     layout["shapes"] = [
         {
             "type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1,
@@ -138,4 +158,5 @@ def correlation(pairs: Sequence[Json]) -> Figure:
         "hovertemplate": "inherited %{x:.3f}, trained %{y:.3f}<br>%{text}<extra></extra>",
         "marker": {"size": 9, "color": PALETTE[2]},
     }  # fmt: skip
-    return {"data": [trace], "layout": plain_layout("inherited accuracy", "accuracy after training")}
+    layout = plain_layout("inherited accuracy, percent", "accuracy after training, percent")
+    return {"data": [trace], "layout": layout}

@@ -103,11 +103,21 @@ def event_text(data: Mapping[str, Any]) -> str:
     metrics = rest.pop("metrics", None)
     if isinstance(metrics, Mapping):
         said += [f"{name} {number(value)}" for name, value in metrics.items()]
-    said += [
-        f"{name} {value if isinstance(value, str) else json.dumps(value, default=str)}"
-        for name, value in rest.items()
-    ]
+    said += [f"{name} {_told(value)}" for name, value in rest.items()]
     return " · ".join(said)
+
+
+def _told(value: object) -> str:
+    """Things that have names by their names, and anything else as it is."""
+    if isinstance(value, str):
+        return value
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(item, Mapping) and "name" in item for item in value)
+    ):
+        return ", ".join(str(item["name"]) for item in value)
+    return json.dumps(value, default=str)
 
 
 def _stem(name: str) -> str:

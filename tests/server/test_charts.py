@@ -231,6 +231,15 @@ def test_curves_have_one_plot_for_each_metric_and_no_value_that_is_no_number(
         assert list(zip(t["x"], t["y"], strict=True)) == finite
 
 
+def test_a_curve_that_never_changes_is_drawn_at_its_own_scale() -> None:
+    rows = [{"learning_rate": 1e-4, "gain": -2.0, "loss": 1.0 / step, "none": 0.0} for step in (1, 2, 3)]
+    points = [Point(candidate_id="c", step=step, metrics=row, at=now()) for step, row in enumerate(rows)]
+    figure = charts.curves(points)
+    accepted(figure)
+    ranges = [figure["layout"][axis].get("range") for axis in ("yaxis", "yaxis2", "yaxis3", "yaxis4")]
+    assert ranges == [[0.0, 2e-4], [-4.0, 0.0], None, None]
+
+
 def test_long_curves_are_thinned_to_both_ends() -> None:
     points = [Point(candidate_id="c", step=step, metrics={"loss": 1.0}, at=now()) for step in range(5000)]
     (curve,) = charts.curves(points)["data"]

@@ -99,6 +99,12 @@ def test_an_architecture_is_grouped_by_what_its_choices_are_called() -> None:
 def test_an_event_says_its_reason_first_and_no_ids() -> None:
     data = {"call": "1a2b", "attempt": 2, "metrics": {"rfid": 0.51234}, "reason": "lost"}
     assert text.event_text(data) == "lost · rfid 0.5123 · attempt 2"
+    kept = {
+        "artifacts": [{"id": "3c", "name": "a.png"}, {"id": "4d", "name": "b.png"}],
+        "step": 3,
+        "more": [1],
+    }
+    assert text.event_text(kept) == "artifacts a.png, b.png · step 3 · more [1]"
 
 
 @pytest.mark.parametrize(
