@@ -1,5 +1,7 @@
 """The dashboard: pages over the same rows that the API reads."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -22,7 +24,7 @@ from server.store.records import NotFound, now
 from server.store.scale_methods import SCALE_METHODS
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from server.store.tables import Candidate, Job
+from server.store.tables import Artifact, Candidate, Job
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
@@ -32,6 +34,8 @@ METRIC_COLUMNS = 3
 LINEAGE, CHILDREN = 12, 60
 RECENT = 50  # points looked at for the names of the metrics
 SAMPLES = "samples.png"
+PREVIEW = re.compile(r"samples-(\d+)\.png")
+PREVIEWS = 8
 WORKER_SILENT_SECONDS = 60.0
 
 StateFilter = JobState | Literal[""]
@@ -109,6 +113,7 @@ def job(
 ) -> Response:
     """One search: how far it is, the incumbent, charts, every candidate, and what happened."""
     glance, origins = _glance_of(store, job_id), overview.origins(store, job_id)
+    trained = _trained(store, glance)
     return page(
         request,
         "job.html",
@@ -122,7 +127,8 @@ def job(
         events=overview.latest_events(store, job_id, EVENTS_SHOWN),
         llm=overview.llm_totals(store, job_id),
         files=overview.job_files(store, job_id),
-        curve_rows=_curve_rows(store, _trained(store, glance)),
+        curve_rows=_curve_rows(store, trained),
+        previews=_previews(store.artifacts(job_id, trained.id)) if trained else [],
         axes=_cost_axes(glance),
     )
 
@@ -259,6 +265,7 @@ def candidate(request: Request, job_id: str, candidate_id: str, store: StoreDep)
         others={name: value for name, value in found.metrics.items() if not _is_aim(name, glance)},
         curve_rows=_curve_rows(store, found),
         samples=next((file for file in reversed(files) if file.name == SAMPLES), None),
+        previews=_previews(files),
         files=files,
         events=overview.candidate_events(store, found, EVENTS_SHOWN),
     )
@@ -292,6 +299,12 @@ def _trained(store: Store, glance: Glance) -> Candidate | None:
         return None
     rows, _ = views.candidates_page(store, glance.job.id, descending=True, limit=1)
     return rows[0] if rows else None
+
+
+def _previews(files: Sequence[Artifact]) -> list[tuple[int, Artifact]]:
+    """Grids of samples by the step that they were drawn after: some, the first and the last among them."""
+    found = [(int(match[1]), file) for file in files if (match := PREVIEW.fullmatch(file.name))]
+    return charts.spaced(sorted(found, key=lambda preview: preview[0]), PREVIEWS)
 
 
 def _curve_rows(store: Store, candidate: Candidate | None) -> int:

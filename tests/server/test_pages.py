@@ -12,15 +12,24 @@ import pytest
 from fastapi.testclient import TestClient
 
 from server.auth import COOKIE
-from server.dashboard.pages import CANDIDATES_PAGE, JOBS_PAGE
+from server.dashboard.pages import CANDIDATES_PAGE, JOBS_PAGE, PREVIEWS
 from server.dashboard.session import local
+from server.store.artifacts import ArtifactStore
 from server.store.claim import Claim
 from server.store.records import new_id, now
 from server.store.specs import SearchSpec, TrainSpec
 from server.store.states import JobState
 from server.store.store import Store
 from server.store.tables import LLMCall, Worker
-from tests.server.searches import architectures, begin_search, complete, fail, keep_samples, propose
+from tests.server.searches import (
+    PIXEL,
+    architectures,
+    begin_search,
+    complete,
+    fail,
+    keep_samples,
+    propose,
+)
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -270,6 +279,30 @@ def test_a_training_job_shows_its_curves(client: TestClient, store: Store) -> No
     assert re.search(r"\b40 of [\d,]+ steps", opened(client, "/").text)
     (curve,) = client.get(f"/jobs/{job.id}/charts").json()["curves"]["data"]
     assert (curve["x"], curve["y"]) == ([40], [0.5])
+
+
+def test_a_training_shows_samples_along_the_way_in_the_order_of_their_steps(
+    client: TestClient, store: Store, tmp_path: Path
+) -> None:
+    (arch,) = architectures(1)
+    given = {"space": arch.space, "key": arch.key}
+    job, _ = store.create_job(TrainSpec.model_validate({"method": "diffusion", "architecture": given}))
+    claim = store.claim("worker", timedelta(minutes=1))
+    assert claim is not None
+    candidate = propose(claim, arch, origin="given")
+    page = f"/jobs/{job.id}"
+    assert "along the way" not in opened(client, page).text
+    artifacts = ArtifactStore(str(tmp_path / "artifacts"))
+    for step in (*range(11000, 1000, -1000), 1000):
+        file = tmp_path / f"samples-{step:07}.png"
+        file.write_bytes(PIXEL)
+        claim.keep(candidate.id, [artifacts.put(file, f"{job.id}/{candidate.id}")])
+    for path in (page, f"{page}/candidates/{candidate.id}"):
+        shown = [alt for alt in opened(client, path).all("img", "alt") if alt.startswith("samples after")]
+        assert len(shown) == PREVIEWS
+        steps = [int(alt.split()[2]) for alt in shown]
+        assert steps == sorted(steps)
+        assert (steps[0], steps[-1]) == (1000, 11000)
 
 
 # -------------------------------------------------------------------- one candidate
