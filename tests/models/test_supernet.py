@@ -1,6 +1,7 @@
 """The super-supernet against the reference code's arrays, and the networks taken out of it."""
 
 from collections.abc import Mapping
+from dataclasses import astuple, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +24,17 @@ from models.supernet import (
     scaled,
     stored,
 )
-from search_spaces.scaling import PLANS, SCALENET, model_of, random_base, scale, supernet_of
+from search_spaces.scaling import (
+    PLANS,
+    SCALENET,
+    Stage,
+    Subnet,
+    model_of,
+    random_base,
+    reference_flops,
+    scale,
+    supernet_of,
+)
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -37,6 +48,7 @@ EXPANDED = {
     "conv2": "project",
     "bn2": "project_norm",
 }
+TINY_STAGES = (Stage(1, 1, 4, 4, 1), Stage(2, 2, 4, 6, 6), Stage(2, 2, 6, 8, 6))
 UNEXPANDED = EXPANDED | {"conv1": "depthwise", "bn1": "depthwise_norm"}
 IDENTITY = {"conv": "project", "bn": "project_norm"}
 
@@ -45,7 +57,7 @@ def tiny() -> SuperNet:
     return SuperNet(
         channels=3,
         stem=4,
-        stages=[(1, 1, 4, 4, 1), (2, 2, 4, 6, 6), (2, 2, 6, 8, 6)],
+        stages=[astuple(stage) for stage in TINY_STAGES],
         head=16,
         classes=5,
         widest=1640,
@@ -154,6 +166,17 @@ def test_logits_are_those_of_the_reference_on_both_sides(
     for side, name in (("left", "yL"), ("right", "yR")):
         expected = torch.from_numpy(arrays[f"s{index}.{name}"])
         torch.testing.assert_close(reference(images, side), expected, atol=1e-5, rtol=0)
+
+
+def test_the_counter_counts_the_tiny_subnets_as_the_reference_does(
+    arrays: Arrays, reference: SuperNet
+) -> None:
+    plan = replace(SCALENET, stem=4, classes=5, head=16, stages=TINY_STAGES)
+    for index in range(4):
+        subnet = arrays[f"s{index}.subnet"]
+        activate(reference, subnet)
+        net = Subnet(reference.kernels, reference.width, int(subnet[15]))
+        assert reference_flops(plan, net) == int(arrays[f"s{index}.flops_ref"])
 
 
 def test_a_subnet_gives_the_same_logits_whatever_ran_before_it(arrays: Arrays, reference: SuperNet) -> None:

@@ -109,6 +109,22 @@ def test_what_the_reference_draws_could_be_drawn_here(golden: Path) -> None:
         )
 
 
+def test_widths_and_resolutions_are_as_frequent_as_the_references(golden: Path) -> None:
+    rows = np.load(golden / "scalenet" / "hss_samples.npz")
+    shares: dict[str, dict[int, float]] = {"width": {}, "res": {}}
+    total = sum(len(grid.widths) for grid in GRIDS)
+    for grid in GRIDS:
+        for width in grid.widths:
+            shares["width"][width] = 1 / total
+        for resolution in grid.resolutions:
+            share = len(grid.widths) / len(grid.resolutions) / total
+            shares["res"][resolution] = shares["res"].get(resolution, 0) + share
+    for kind, unit in (("width", 1000), ("res", 1)):
+        values = np.rint(unit * rows[f"{kind}_values"]).astype(int).tolist()
+        drawn = dict(zip(values, rows[f"{kind}_counts"] / int(rows["N"]), strict=True))
+        assert drawn == pytest.approx(shares[kind], abs=0.01)
+
+
 def base_lengths(deep: list[int], depth: int) -> list[int] | None:
     """Layers of a base that this depth takes to `deep`, or None."""
     found = [
