@@ -52,7 +52,7 @@ class Training:
 
 def run_training(claim: Claim, training: Training, beat: Beat) -> None:
     """Runs the job to its end, or until its user pauses or cancels it. Raises TrainingFailed, LostClaim."""
-    row = _begun(claim, training.candidate)
+    row = _begun(claim, training)
     try:
         state = _drive(claim, training, beat, row)
     except TrainingFailed:
@@ -72,13 +72,20 @@ def _forget_checkpoint(training: Training, row: Candidate) -> None:
     ArtifactStore(training.setup.artifact_root).remove(f"{place}/{CHECKPOINT}")
 
 
-def _begun(claim: Claim, candidate: NewCandidate) -> Candidate:
+def _begun(claim: Claim, training: Training) -> Candidate:
     """The job's candidate, put on record where it is not yet."""
-    rows = claim.candidates()
+    rows, candidate = claim.candidates(), training.candidate
     if not rows:
         claim.begin([candidate], first_number=1)
     elif rows[0].state in TAKEN_UP:
-        claim.retry(rows[0].id, TAKEN_UP[rows[0].state], signature=candidate.signature)
+        # nobody was left to say how long the devices were held: as long as the job has run, at most
+        held = claim.job.running_seconds * training.spec.config.resources.workers
+        claim.retry(
+            rows[0].id,
+            TAKEN_UP[rows[0].state],
+            device_seconds=max(held - rows[0].device_seconds, 0.0),
+            signature=candidate.signature,
+        )
     return claim.candidates()[0]
 
 
@@ -102,7 +109,7 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
             crashed = isinstance(update, Failed) and update.crashed
             crashes += crashed
             if isinstance(update, Failed) and crashed and crashes <= retries:
-                claim.retry(row.id, update.reason)
+                claim.retry(row.id, update.reason, device_seconds=update.device_seconds or 0.0)
                 training.executor.submit(task)
             else:
                 _tell(claim, training.spec, update)
@@ -111,7 +118,10 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
 
 
 def _tell(claim: Claim, spec: TrainSpec, update: Update) -> None:
-    """Puts an update on record. Raises TrainingFailed for a failure, which nothing follows."""
+    """Puts an update on record. Raises TrainingFailed for a failure, which nothing follows.
+
+    What earlier tries have taken is on record, and added to.
+    """
     match update:
         case Progress(candidate_id, step, metrics):
             claim.report(candidate_id, step, metrics)
@@ -127,10 +137,13 @@ def _tell(claim: Claim, spec: TrainSpec, update: Update) -> None:
                 CandidateState.COMPLETED,
                 metrics=metrics,
                 scores=scores,
-                device_seconds=measurement.device_seconds,
+                device_seconds=claim.store.candidate(candidate_id).device_seconds
+                + measurement.device_seconds,
                 files=files,
             )
             claim.end([outcome])
         case Failed(candidate_id, reason):
-            claim.end([Outcome(candidate_id, CandidateState.FAILED, reason=reason)])
+            spent = claim.store.candidate(candidate_id).device_seconds + (update.device_seconds or 0.0)
+            outcome = Outcome(candidate_id, CandidateState.FAILED, reason=reason, device_seconds=spent)
+            claim.end([outcome])
             raise TrainingFailed(reason)

@@ -184,9 +184,11 @@ def test_a_pause_stops_the_training_at_once_and_a_resume_goes_on(
     assert sqlite_store.job(job_id).state is JobState.PAUSED
     assert sqlite_store.candidates(job_id)[0].state is CandidateState.STOPPED
     assert CHECKPOINT in files_of(settings)
+    before_the_pause = sqlite_store.job(job_id).running_seconds
     sqlite_store.resume(job_id)
     run(claimed(sqlite_store), settings)
     assert sqlite_store.job(job_id).state is JobState.SUCCEEDED
+    assert sqlite_store.candidates(job_id)[0].device_seconds > before_the_pause > 0
     reasons = [e.data["reason"] for e in sqlite_store.events(job_id) if e.kind == "candidate.retried"]
     assert reasons == ["taken up after a pause"]
 
