@@ -134,8 +134,12 @@ class ScaleNet(TrainingMethod):
         self.label_smoothing = label_smoothing
         self.crop_area, self.crop_ratio = crop_area, crop_ratio
 
+    def drawn(self, step: int) -> Draw:
+        """What the step of this number trains."""
+        return draw(self.model.layers, self.grids, _generator(self.seed, step))
+
     def forward(self, batch: Batch, clock: Clock) -> Step:
-        net = draw(self.model.layers, self.grids, _generator(self.seed, clock.step))
+        net = self.drawn(clock.step)
         self.model.activate(net.base, depth=net.depth, width=net.width)
         images = random_crops(batch["images"], net.resolution, area=self.crop_area, ratio=self.crop_ratio)
         if self.sides == "both":
