@@ -74,7 +74,8 @@ def main() -> int:
     except NotSampleable as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    picture = grid(images, PEAK, columns=math.ceil(math.sqrt(given.n)))
+    columns = math.ceil(math.sqrt(given.n))
+    picture = grid(images, PEAK, columns=columns, rows=math.ceil(given.n / columns))
     Image.fromarray(picture.squeeze(2).numpy()).save(given.out, format="PNG")
     return 0
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from models import UnknownModel, build
 from models.unet import Attention, GroupNorm, ResidualBlock, UNet, sinusoidal
+from search_spaces import NAMED, find
 
 IDDPM_CIFAR10 = {
     "in_channels": 3,
@@ -109,6 +110,23 @@ def test_the_cifar10_network_has_the_published_blocks() -> None:
 )
 def test_variants_have_the_published_parameters(changes: dict[str, object], expected: int) -> None:
     assert params(on_meta(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("iddpm-cifar10", 52_546_438), ("iddpm-imagenet64", 121_063_942)]
+)
+def test_named_architectures_are_the_published_networks(name: str, expected: int) -> None:
+    arch = NAMED[name]
+    model = find(arch.space).model_of(arch)
+    with torch.device("meta"):
+        assert params(build(model.name, **model.kwargs)) == expected == find(arch.space).cost_of(arch).params
+
+
+@pytest.mark.parametrize(("base", "millions"), [(64, 30), (96, 68), (128, 120), (192, 270)])
+def test_networks_for_64_pixels_have_the_sizes_of_the_scaling_study(base: int, millions: int) -> None:
+    """Improved DDPM, section 6; attention at 16 and 8 of 64 pixels."""
+    network = on_meta(**{**scaled(base, 1, 2, 3, 4), "attention": [False, False, True, True]})
+    assert float(f"{params(network):.2g}") == millions * 1e6
 
 
 def test_ddpm_is_a_point_of_the_options() -> None:

@@ -1,13 +1,16 @@
 """Who may import whom, and what a process must not load."""
 
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("server", "workers", "search_spaces", "models")
+TORCH_REQUIRES = "filelock fsspec jinja2 markupsafe mpmath networkx sympy typing_extensions".split()
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -32,6 +35,22 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_what_stays_light_stays_light(module: str, heavy: set[str]) -> None:
     assert loaded_by(f"import {module}") & heavy == set()
+
+
+def test_the_gpu_benchmark_runs_where_there_is_nothing_but_pytorch(tmp_path: Path) -> None:
+    for name in ("torch", "torchgen", "functorch", *TORCH_REQUIRES):
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        found = Path(spec.origin)
+        place = found.parent if spec.submodule_search_locations else found
+        (tmp_path / place.name).symlink_to(place)
+    options = "--tiny --no-compile --batch 4 --steps 2 --warmup 1 --rounds 1".split()
+    command = [sys.executable, "-S", "benchmarks/gpu_unet.py", *options]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "of the plain loop's throughput" in done.stdout
 
 
 def test_the_packages_come_from_this_repository() -> None:

@@ -25,15 +25,19 @@ def save_grid(pixels: Tensor, peak: int, path: Path, *, columns: int = 8) -> Non
     Image.fromarray(grid(pixels, peak, columns=columns).squeeze(2).numpy()).save(path, format="PNG")
 
 
-def grid(pixels: Tensor, peak: int, *, columns: int) -> Tensor:
-    """The first columns^2 images in rows: uint8 (H, W, C), every pixel enlarged so that all is about SIDE."""
-    shown = (pixels[: columns**2].cpu().float() * (255 / peak)).round().to(torch.uint8)
+def grid(pixels: Tensor, peak: int, *, columns: int, rows: int | None = None) -> Tensor:
+    """The first images in rows: uint8 (H, W, C), every pixel enlarged so that a row is about SIDE wide.
+
+    As many rows as columns, unless told otherwise.
+    """
+    rows = columns if rows is None else rows
+    shown = (pixels[: columns * rows].cpu().float() * (255 / peak)).round().to(torch.uint8)
     count, channels, height, width = shown.shape
     scale = max(SIDE // (columns * max(height, width)), 1)
     shown = shown.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
 
     cell_height, cell_width = height * scale + GAP, width * scale + GAP
-    paper = torch.full((columns * cell_height - GAP, columns * cell_width - GAP, channels), PAPER).byte()
+    paper = torch.full((rows * cell_height - GAP, columns * cell_width - GAP, channels), PAPER).byte()
     for index in range(count):
         top, left = index // columns * cell_height, index % columns * cell_width
         paper[top : top + height * scale, left : left + width * scale] = shown[index].permute(1, 2, 0)

@@ -85,6 +85,7 @@ def test_too_few_images_leave_paper() -> None:
     picture = grid(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), 255, columns=2)
     assert int(picture[0, 0, 0]) == 0
     assert bool((picture[-1] == 255).all())
+    assert grid(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), 255, columns=2, rows=1).shape == (240, 482, 3)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
