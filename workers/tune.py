@@ -4,6 +4,7 @@ Tune is the executor, not the search: it is fed from a queue, it tells what happ
 its own experiment state is disposable.
 """
 
+import logging
 import os
 import queue
 import threading
@@ -224,6 +225,7 @@ class TuneExecutor:
             TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
             TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
         )
+        logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it warns that they are missing
         self._channel = _Channel()
         self._failure: BaseException | None = None
         tuner = Tuner(
