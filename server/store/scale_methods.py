@@ -28,20 +28,20 @@ class ScaleMethod:
 # of the area leaves nothing of an image that is small already.
 _SMALL: dict[str, dict[str, Any]] = {
     "supernet": {
-        **{"batch": 64, "learning_rate": 0.1, "warmup": 50, "clip": 5.0},
+        **{"learning_rate": 0.1, "warmup": 50, "clip": 5.0},
         **{"crop_area": (0.8, 1.0), "checkpoint_every": 100},
     },
     "search": {"rounds": 2, "initial_bases": 3, "population": 6, "generations": 3, "zoom": 1.0},
 }
-_TRAINING = {"batch": 64, "learning_rate": 0.1, "label_smoothing": 0.1, "clip": 5.0}
+_TRAINING = {"learning_rate": 0.1, "label_smoothing": 0.1, "clip": 5.0}
 
 
 def _small(
-    *, held_out: int, images: int | None, epochs: int, steps: int, sample: int
+    *, batch: int, steps: int, held_out: int, images: int | None, epochs: int, sample: int
 ) -> dict[str, dict[str, Any]]:
-    training = {**_TRAINING, "epochs": epochs, "train_images": images}
+    training = {**_TRAINING, "batch": batch, "epochs": epochs, "train_images": images}
     return {
-        "supernet": {**_SMALL["supernet"], "held_out": held_out, "steps": steps},
+        "supernet": {**_SMALL["supernet"], "batch": batch, "steps": steps, "held_out": held_out},
         "search": _SMALL["search"],
         "family": {"sample": sample, "training": training},
     }
@@ -54,11 +54,11 @@ SCALE_METHODS: dict[str, ScaleMethod] = {
         space="scalenet-8",
         dataset="digits",
         on={
-            "digits": _small(held_out=448, images=None, epochs=4, steps=1000, sample=8),
-            "cifar10": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
-            "cifar100": _small(held_out=512, images=1500, epochs=3, steps=800, sample=6),
+            "digits": _small(batch=64, steps=1000, held_out=448, images=None, epochs=4, sample=8),
+            "cifar10": _small(batch=32, steps=1500, held_out=1000, images=3000, epochs=2, sample=8),
+            "cifar100": _small(batch=32, steps=1500, held_out=1000, images=3000, epochs=2, sample=8),
             "imagenet": {"supernet": {"held_out": 10_000}, "family": {"sample": 0}},
-            "imagenette64": _small(held_out=128, images=None, epochs=2, steps=300, sample=4),
+            "imagenette64": _small(batch=32, steps=400, held_out=192, images=600, epochs=4, sample=6),
         },
     ),
 }

@@ -31,12 +31,12 @@ def test_a_data_set_brings_its_plan_and_a_plan_its_data_set(dataset: str, space:
 
 
 def test_given_options_stand_and_the_others_are_filled_in() -> None:
-    config = {"supernet": {"steps": 7}, "search": {"rounds": 3}, "family": {"training": {"epochs": 2}}}
+    config = {"supernet": {"steps": 7}, "search": {"rounds": 3}, "family": {"training": {"epochs": 5}}}
     found = spec(dataset="cifar10", config=config).config
-    assert (found.supernet.steps, found.supernet.batch) == (7, 64)
+    assert (found.supernet.steps, found.supernet.batch) == (7, 32)
     assert (found.search.rounds, found.search.population) == (3, 6)
     assert found.family.training is not None
-    assert (found.family.training.epochs, found.family.training.train_images) == (2, 1500)
+    assert (found.family.training.epochs, found.family.training.train_images) == (5, 3000)
 
 
 def test_training_of_the_members_can_be_left_out() -> None:
