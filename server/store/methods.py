@@ -231,7 +231,7 @@ def _space_named(architecture: object) -> SearchSpace | None:
 
 def check_search(spec: "SearchSpec") -> None:
     """Raises ValueError where the parts of a typed request do not fit each other."""
-    from server.store.specs import TableEvaluation
+    from server.store.specs import TableEvaluation, TrainEvaluation
 
     space = find(spec.space)
     evaluator = spec.config.evaluator.kind
@@ -248,6 +248,11 @@ def check_search(spec: "SearchSpec") -> None:
         raise ValueError(
             f"dataset: {spec.dataset!r} has images of shape {shape}, "
             f"but the networks of space {space.name!r} take {space.inputs}"
+        )
+    side = spec.config.evaluator.side if isinstance(spec.config.evaluator, TrainEvaluation) else None
+    if side is not None and space.inputs[1] % side:
+        raise ValueError(
+            f"config.evaluator.side: {side} is no divisor of the images' side, {space.inputs[1]}"
         )
     if spec.config.baseline and space.baseline is None:
         raise ValueError(f"config.baseline: space {space.name!r} has no published baseline")

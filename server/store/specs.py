@@ -88,10 +88,10 @@ class Constraints(Spec):
         known = {"params": self.params, "macs": self.macs}
         return {name: limit.bound() for name, limit in known.items() if limit is not None}
 
-
     def measured(self) -> dict[str, Bound]:
         """Those that only a measurement can check."""
         return {} if self.latency_ms is None else {"latency_ms": self.latency_ms.bound()}
+
 
 class Budget(Spec):
     """A search stops at whichever limit it meets first."""
@@ -101,11 +101,11 @@ class Budget(Spec):
     """Seconds of running, pauses and queueing not counted."""
     device_hours: float | None = Field(None, gt=0)
     llm_tokens: int | None = Field(None, ge=1)
-    llm_cost_usd: float | None = Field(None, gt=0)
     """Tokens of prompts and replies together: no call is made that might pass it. What follows then, the
     `when_spent` of the `llm` proposer says."""
-    target: float | None = None
+    llm_cost_usd: float | None = Field(None, gt=0)
     """The same in US dollars, by the operator's prices."""
+    target: float | None = None
     """Stop once the first objective has reached this value."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations in a row without a new best."""
@@ -162,11 +162,11 @@ class LLMProposer(Spec):
     principles_every: int | None = Field(None, ge=0)
     """Let the model write design principles after the first result and revise them every so many; 0 never.
     Left out: 5 with the `diffnas` prompt, never with `ginas`."""
-    prompt_tokens: int = Field(12_000, ge=1000, le=1_000_000)
     when_spent: Literal["evolution", "stop"] = "evolution"
     """What follows when `budget.llm_tokens` or `budget.llm_cost_usd` allows no further call: `evolution`
     proposes in the model's place until another budget ends the search; `stop` ends it with what it has
     found."""
+    prompt_tokens: int = Field(12_000, ge=1000, le=1_000_000)
     """About how long a prompt may be; a search that remembers more shows the model less of it."""
 
 
@@ -224,8 +224,8 @@ class DiffusionEvaluation(Spec):
         stride = ceil(self.timesteps / self.sampling_steps)
         if (reached := ceil(self.timesteps / stride)) != self.sampling_steps:
             raise ValueError(
-                f"sampling_steps: no whole stride leaves {self.sampling_steps} of the {self.timesteps} timesteps, "
-                f"but one leaves {reached}"
+                f"sampling_steps: no whole stride leaves {self.sampling_steps} of the {self.timesteps} "
+                f"timesteps, but one leaves {reached}"
             )
         return self
 
@@ -240,6 +240,11 @@ class TrainEvaluation(Spec):
     weight_decay: float = Field(5e-4, ge=0)
     train_images: int | None = Field(None, ge=10)
     """Use only so many training images; None for all."""
+    augment: bool = True
+    """Shift and mirror colour images at random: for trainings of many epochs; a few learn more without."""
+    side: int | None = Field(None, ge=4)
+    """Train and score on images averaged down to this height and width, at a cost that falls with its square
+    (a proxy that keeps the order of networks well: EcoNAS, arXiv 2001.01233); None for their own."""
 
 
 EvaluatorSpec = Annotated[

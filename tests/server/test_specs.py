@@ -157,6 +157,13 @@ def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits()
     assert (large["images"], large["sampling_steps"]) == (5000, 50)
 
 
+@pytest.mark.parametrize("side", [5, 16])
+def test_images_are_averaged_down_to_a_divisor_of_their_side(side: int) -> None:
+    request = {"space": "macro-8", "config": {"evaluator": {"kind": "train", "side": side}}}
+    with pytest.raises(ValidationError, match=f"side: {side} is no divisor of the images' side, 8"):
+        SearchSpec.model_validate(request)
+
+
 @given(steps=st.integers(10, 300), wanted=st.integers(1, 300))
 def test_sampling_steps_that_no_stride_leaves_are_refused_with_some_that_one_does(
     steps: int, wanted: int

@@ -121,15 +121,23 @@ class TrainEvaluator:
 
     @cached_property
     def _images(self) -> Images:
-        return self._data.train[: self.spec.train_images].to(self.device)
+        return self._shrunk(self._data.train[: self.spec.train_images])
 
     @cached_property
     def _val(self) -> Images:
-        return self._data.val.to(self.device)
+        return self._shrunk(self._data.val)
+
+    def _shrunk(self, images: Images) -> Images:
+        """The images on the device, averaged down to the side that is asked for."""
+        images = images.to(self.device)
+        if self.spec.side is None:
+            return images
+        smaller = functional.interpolate(images.pixels.float(), size=self.spec.side, mode="area")
+        return Images(smaller.round().to(torch.uint8), images.labels, images.peak)
 
     @property
     def _augment(self) -> tuple[Augment, ...]:
-        return (flipped, cropped) if self.space.inputs[0] == 3 else ()
+        return (flipped, cropped) if self.spec.augment and self.space.inputs[0] == 3 else ()
 
     # ---------------------------------------------------------------- one trial
 

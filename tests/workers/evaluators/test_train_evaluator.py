@@ -61,6 +61,23 @@ def test_a_seed_fixes_the_result(tmp_path: Path) -> None:
     assert measured(0) != measured(1)
 
 
+def test_networks_are_trained_and_scored_on_images_of_the_side_that_is_asked_for(tmp_path: Path) -> None:
+    small, own = evaluator(TrainEvaluation(side=4)), evaluator(TrainEvaluation())
+    assert small.signature != own.signature
+    for shrunk, whole in ((small._images, own._images), (small._val, own._val)):
+        blocks = whole.pixels.float().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+        assert torch.equal(shrunk.pixels, blocks.round().to(torch.uint8))
+    made = small.evaluate(Trial(ARCH, 0, tmp_path), lambda step, metrics: None)
+    assert made.metrics["val_accuracy"] > 20
+
+
+def test_augmentation_is_for_colour_images_where_it_is_not_switched_off() -> None:
+    cells = "nasbench201"
+    assert len(evaluator(space=cells)._augment) == 2
+    assert evaluator(FAST.model_copy(update={"augment": False}), space=cells)._augment == ()
+    assert evaluator()._augment == ()
+
+
 def test_the_classes_are_the_data_set_s(tmp_path: Path) -> None:
     """Three classes of colour images for a space whose networks tell ten apart."""
     for split, count in (("train", 20), ("val", 2)):
