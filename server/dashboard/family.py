@@ -114,7 +114,7 @@ def rounds(done: Sequence[Json]) -> Figure:
     trace = {
         "type": "scatter", "mode": "lines+markers", "name": "fitness",
         "x": [one["round"] for one in shown], "y": [one["fitness"] for one in shown],
-        "line": {"shape": "hv", "color": BEST, "width": 2.5}, "marker": {"size": 8},
+        "line": {"color": BEST, "width": 2.5}, "marker": {"size": 8},
         "hovertemplate": "round %{x}: %{y:.2f}<extra></extra>",
     }  # fmt: skip
     layout = plain_layout("round", "mean held-out accuracy, percent")
