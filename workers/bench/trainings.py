@@ -16,7 +16,7 @@ import torch
 
 from search_spaces.space import Architecture, SearchSpace
 from workers.evaluators.fid import NOISE_SEED, drawn
-from workers.recipes.network import fitting_data, untrained
+from workers.networks import fitting_data, untrained
 from workers.training.data import ImageBatches, ImageData
 from workers.training.features import FeatureNetwork, Reference, classifier_features, reference
 from workers.training.fit import fit

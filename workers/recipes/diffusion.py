@@ -15,7 +15,7 @@ from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
 from workers.evaluators.fid import drawn, feature_network
 from workers.evaluators.pictures import save_comparison, save_grid
-from workers.recipes.network import fitting_data, placed, save_weights, untrained
+from workers.networks import fitting_data, placed, save_weights, untrained
 from workers.training.data import ImageBatches, ImageData, Images, flipped
 from workers.training.distributed import ranks
 from workers.training.features import FeatureNetwork, Reference, reference

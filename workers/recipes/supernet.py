@@ -17,7 +17,7 @@ from server.store.specs import SupernetRecipe, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
 from workers.evaluators.supernet import save_supernet, split
-from workers.recipes.network import fitting_data, placed
+from workers.networks import fitting_data, placed
 from workers.training.data import ImageBatches, ImageData, Images
 from workers.training.distributed import ranks
 from workers.training.fit import fit

@@ -15,7 +15,7 @@ from search_spaces.space import Architecture, SearchSpace
 from server.store.specs import SupervisedRecipe, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
-from workers.recipes.network import fitting_data, placed, save_weights, untrained
+from workers.networks import fitting_data, placed, save_weights, untrained
 from workers.training.data import Augment, ImageBatches, ImageData, Images, cropped, flipped
 from workers.training.distributed import ranks
 from workers.training.fit import fit

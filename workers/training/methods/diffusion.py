@@ -42,6 +42,22 @@ def squared_error(predicted: Tensor, noise: Tensor) -> Tensor:
     return (predicted - noise).square().flatten(1).mean(1)
 
 
+@torch.no_grad()
+def noise_error(network: nn.Module, process: NoiseProcess, images: Tensor, *, times: int, seed: int) -> float:
+    """The mean squared error on eps over images (B, C, H, W) in [-1, 1], at `times` evenly spread time-steps.
+
+    The noise follows from the seed, so that networks are compared at one and the same inputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    errors = []
+    for index in range(times):
+        t = torch.full((len(images),), (2 * index + 1) * process.steps // (2 * times), device=images.device)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        out = network(process.noised(images, t, noise), process.times[t])
+        errors.append(squared_error(out[:, : images.shape[1]], noise).mean())
+    return float(torch.stack(errors).mean())
+
+
 def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
     """KL(N(mean1, variance1) || N(mean2, variance2)) element by element, in nats."""
     scaled = (mean1 - mean2).square() * (-log_variance2).exp()
