@@ -24,7 +24,10 @@ def test_an_empty_request_scales_on_the_digits() -> None:
     assert SPEC.validate_python(found.model_dump(mode="json")) == found
 
 
-@pytest.mark.parametrize(("dataset", "space"), [("cifar10", "scalenet-32"), ("imagenette64", "scalenet-64")])
+@pytest.mark.parametrize(
+    ("dataset", "space"),
+    [("cifar10", "scalenet-32"), ("imagenette64", "scalenet-64"), ("imagenet", "scalenet")],
+)
 def test_a_data_set_brings_its_plan_and_a_plan_its_data_set(dataset: str, space: str) -> None:
     assert spec(dataset=dataset).space == space
     assert DATASETS[spec(space=space).dataset].shape == PLANS[space].inputs
