@@ -21,8 +21,13 @@ Part = tuple[nn.Module, Widths]
 
 
 @torch.no_grad()
-def inherit(heir: UNet, donor: UNet) -> float:
-    """Copies what the heir can take over, in place; gives its share of the heir's parameters."""
+def inherit(heir: nn.Module, donor: nn.Module) -> float:
+    """Copies what the heir can take over, in place; gives its share of the heir's parameters.
+
+    Raises TypeError where one of the two is no UNet.
+    """
+    if not (isinstance(heir, UNet) and isinstance(donor, UNet)):
+        raise TypeError(f"{type(heir).__name__} cannot inherit from {type(donor).__name__}: UNets can")
     theirs = dict(_placed(donor))
     copied = sum(_taken(part, theirs[place]) for place, part in _placed(heir) if place in theirs)
     return copied / sum(weight.numel() for weight in heir.parameters())

@@ -9,6 +9,7 @@ from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
 from server.store.records import NotFound
 from server.store.specs import (
+    DiffusionEvaluation,
     Goal,
     LLMProposer,
     PickedArchitecture,
@@ -69,6 +70,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         trains=trains(spec),
         slow_proposer=talks,
         earlier=attempts(spec, space, earlier),
+        inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
     )
 
 

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from search_spaces import add_files, find
 from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore, StoredFile
+from server.store.exports import WEIGHTS_FILE
 from server.store.specs import EvaluatorSpec, RecipeSpec, SupernetEvaluation, SupernetRecipe
 from workers.evaluators import make_evaluator
 from workers.trial import (
@@ -90,6 +91,8 @@ class TrialTask:
     known: Mapping[str, float] = field(default_factory=dict)
     signature: str = ""
     """What the result is to be recorded under; empty where the host that measures it is the one that says."""
+    donor: tuple[Architecture, str] | None = None
+    """A network to start from, and where in the artifact store its weights are."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,11 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
         if setup.trains:
             artifacts.fetch(f"{place}/{CHECKPOINT}", checkpoint)
             trial = replace(trial, checkpoint=CheckpointFile(checkpoint, saved))
+        if task.donor:
+            arch, path = task.donor
+            if not artifacts.fetch(path, weights := Path(scratch) / WEIGHTS_FILE):
+                raise TrialFailed(f"the weights of {arch.key} are gone from the artifact store")
+            trial = replace(trial, donor=(arch, weights))
         measurement = _whole(task, evaluator.evaluate(trial, report))
         return Done(task.id, measurement, artifacts.put_folder(folder, place))
 

@@ -14,11 +14,21 @@ from typing import Any
 from search_spaces.space import Architecture, Cost, SearchSpace
 from server.store import views
 from server.store.claim import Claim, NewCandidate, Outcome
+from server.store.exports import WEIGHTS_FILE
 from server.store.specs import ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
 from workers.beat import Beat
-from workers.executors import Done, Executor, Failed, Progress, StoppedEarly, TrialSetup, TrialTask
+from workers.executors import (
+    Done,
+    Executor,
+    Failed,
+    Progress,
+    StoppedEarly,
+    TrialSetup,
+    TrialTask,
+    artifact_folder,
+)
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer, SearchOver
 from workers.scoring import scorable, scores, violation
@@ -51,6 +61,8 @@ class Search:
     """Ask ahead, in a thread, while trials run."""
     earlier: tuple[Attempt, ...] = ()
     """What other jobs have found that this one may learn from."""
+    inherits: bool = False
+    """Trials start from the weights of what was measured before them."""
 
 
 @dataclass
@@ -221,7 +233,7 @@ class _Loop:
 
     def _known(self, proposals: Sequence[Proposal]) -> dict[str, Candidate]:
         """What earlier jobs have measured in just the same way; a table look-up is not worth the question."""
-        if not self.search.trains:
+        if not self.search.trains or self.search.inherits:
             return {}
         keys = [proposal.arch.key for proposal in proposals]
         found = self.claim.store.measured(self.search.signature, keys, project=self.claim.job.project)
@@ -251,7 +263,21 @@ class _Loop:
             judged=judged,
             known=known,
             signature=self.search.signature,
+            donor=self._donor(flight.arch) if self.search.inherits else None,
         )
+
+    def _donor(self, arch: Architecture) -> tuple[Architecture, str] | None:
+        """The most similar network that this search has measured, the best of equals, and its weights."""
+
+        def rank(attempt: Attempt) -> tuple[int, float]:
+            pairs = zip(arch.genes, attempt.arch.genes, strict=True)
+            return sum(ours != theirs for ours, theirs in pairs), -(attempt.score or 0.0)
+
+        near = min(self.state.memory.scored, key=rank, default=None)
+        if near is None:
+            return None
+        folder = artifact_folder(self.claim.job.id, self.state.ids[near.arch])
+        return near.arch, f"{folder}/{WEIGHTS_FILE}"
 
     # ---------------------------------------------------------------- tell
 

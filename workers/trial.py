@@ -51,6 +51,8 @@ class Trial:
     folder: Path
     keep: Callable[[Path], None] = _ignored
     checkpoint: CheckpointFile = CheckpointFile()
+    donor: tuple[Architecture, Path] | None = None
+    """A network that was measured before, and the file of its weights: for who starts from them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,9 @@ class DiffusionEvaluation(Spec):
     ema_ramp: bool = True
     warmup: int = Field(0, ge=0)
     clip: float | None = Field(1.0, gt=0)
+    inherit: bool = False
+    """Start from the weights of the most similar network that the search has measured, where they overlap. A
+    score then hangs on what was tried before it, so that no other search takes it over."""
     images: int = Field(512, ge=16, le=100_000)
     """Samples drawn for RFID."""
     sampling_steps: int = Field(10, ge=1, le=10_000)

@@ -1,5 +1,6 @@
 """What a search takes over from others: measurements that are paid for, and evidence to learn from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from server.store.specs import SearchSpec
 from server.store.states import CandidateState
 from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
+from workers.beat import Beat
 from workers.executors import Failed, TrialTask
+from workers.loop import run_search
 from workers.memory import Attempt
 from workers.settings import WorkerSettings
 
@@ -51,6 +54,31 @@ def test_no_evaluation_is_paid_for_twice(sqlite_store: Store, tmp_path: Path) ->
     assert {row.reused_from for row in rows} == {row.id for row in sources}
     assert [row.scores for row in rows] == [row.scores for row in sources]
     assert sum(row.device_seconds for row in rows) == 0
+
+
+def test_a_search_whose_networks_inherit_gives_each_the_nearest_and_pays_for_all_itself(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    run(sqlite_store, tmp_path, evaluations=6)
+    claim, executor = (
+        submitted(sqlite_store, {"budget": {"evaluations": 6}, "config": COST}),
+        FunctionExecutor(by_params),
+    )
+    search = composed(claim, WorkerSettings(data_dir=tmp_path), executor, trains=True)
+    run_search(claim, replace(search, inherits=True), Beat(claim))
+    first, *others = executor.asked
+    assert first.donor is None
+    assert len(others) == 5
+    ids = {row.key: row.id for row in sqlite_store.candidates(claim.job.id)}
+    for number, task in enumerate(others, start=1):
+        assert task.donor is not None
+        arch, path = task.donor
+        assert path == f"{claim.job.id}/{ids[arch.key]}/model.safetensors"
+
+        def apart(other: Architecture, task: TrialTask = task) -> int:
+            return sum(ours != theirs for ours, theirs in zip(task.arch.genes, other.genes, strict=True))
+
+        assert apart(arch) == min(apart(before.arch) for before in executor.asked[:number])
 
 
 def test_another_seed_or_project_pays_for_itself(sqlite_store: Store, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from search_spaces import find
 from workers.bench.rfid import whole_steps
 from workers.bench.trainings import PLAIN, RAPID, Strategy, Trainings
 
+NEIGHBOUR = "unet-8:1-1-0-0-0"  # the baseline without attention
 STRATEGIES: dict[str, Strategy] = {
     "plain": PLAIN,
     "plain + learning rate x3": replace(PLAIN, learning_rate=RAPID.learning_rate),
@@ -28,6 +29,7 @@ STRATEGIES: dict[str, Strategy] = {
     "rapid - clipping": replace(RAPID, clip=None),
     "rapid + warm-up of 20 steps": replace(RAPID, warmup=20),
     "rapid - EMA ramp": replace(RAPID, ema_ramp=False),
+    "rapid + a neighbour's weights": replace(RAPID, donor=NEIGHBOUR),
 }
 
 
@@ -51,5 +53,5 @@ def main(arguments: Sequence[str]) -> str:
             trainings.scores(space.baseline, strategy, seed, [steps])[steps] for seed in range(options.seeds)
         ]
         fids = [score.fid for score in scores]
-        lines.append(f"{name:28} {mean(fids):6.1f} +- {stdev(fids) if len(fids) > 1 else 0:5.1f}")
+        lines.append(f"{name:30} {mean(fids):6.1f} +- {stdev(fids) if len(fids) > 1 else 0:5.1f}")
     return "\n".join(lines)

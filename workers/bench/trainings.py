@@ -7,13 +7,14 @@ where it stopped, and one uses what another has paid for.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from models.inheritance import inherit
 from search_spaces.space import Architecture, SearchSpace
 from workers.evaluators.fid import NOISE_SEED, drawn
 from workers.networks import fitting_data, untrained
@@ -42,6 +43,8 @@ class Strategy:
     ema_ramp: bool = True
     batch: int = 32
     ema: float = 0.99
+    donor: str = ""
+    """Key of a network that is trained in the same way first, at nobody's cost, to start from its weights."""
 
 
 PLAIN = Strategy()
@@ -96,8 +99,13 @@ class Trainings:
             self._train(arch, strategy, seed, sorted(marks))
         return {mark: self._known[key] for mark, key in wanted.items()}
 
-    def _train(self, arch: Architecture, strategy: Strategy, seed: int, marks: Sequence[int]) -> None:
+    def _train(self, arch: Architecture, strategy: Strategy, seed: int, marks: Sequence[int]) -> Diffusion:
         method = self._method(arch, strategy, seed)
+        if strategy.donor:
+            other = self.space.parse_key(strategy.donor)
+            donor = self._train(other, replace(strategy, donor=""), seed, marks)
+            inherit(method.model, donor.deployed())
+            inherit(method.deployed(), donor.deployed())
         _ = self._real  # computed once, at nobody's cost
         started, scoring = time.thread_time(), 0.0
 
@@ -129,6 +137,7 @@ class Trainings:
             report=note,
             report_every=REPORT_EVERY,
         )
+        return method
 
     def _method(self, arch: Architecture, strategy: Strategy, seed: int) -> Diffusion:
         return Diffusion(
@@ -194,5 +203,6 @@ class Trainings:
 
 
 def _name(strategy: Strategy) -> str:
-    """The strategy's whole identity, as the record keeps it."""
-    return json.dumps(asdict(strategy), sort_keys=True)
+    """The strategy's whole identity, as the record keeps it; a donor is named where there is one."""
+    fields = {name: value for name, value in asdict(strategy).items() if name != "donor" or value}
+    return json.dumps(fields, sort_keys=True)

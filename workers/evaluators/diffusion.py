@@ -15,17 +15,18 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models import build
-from search_spaces.space import Architecture, SearchSpace
+from models.inheritance import inherit
+from search_spaces.space import SearchSpace
 from server.store.specs import DiffusionEvaluation, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
 from workers.evaluators.fid import NOISE_SEED, SAMPLE_BATCH, feature_network
 from workers.evaluators.pictures import save_comparison
-from workers.training.data import ImageBatches, ImageData, Images, levels, load
+from workers.networks import fitting_data, placed, save_weights, untrained
+from workers.training.data import ImageBatches, ImageData, Images, levels
 from workers.training.features import FeatureNetwork, Reference, reference
 from workers.training.fit import fit
 from workers.training.methods.diffusion import Diffusion, squared_error
@@ -113,13 +114,7 @@ class DiffusionEvaluator:
 
     @cached_property
     def _data(self) -> ImageData:
-        images = load(self.dataset, self.data_root)
-        if images.shape != self.space.inputs:
-            raise ValueError(
-                f"{self.dataset} has images of shape {images.shape}, "
-                f"but networks of {self.space.name} take {self.space.inputs}"
-            )
-        return images
+        return fitting_data(self.space, self.dataset, self.data_root)
 
     @cached_property
     def _images(self) -> Images:
@@ -143,7 +138,7 @@ class DiffusionEvaluator:
             curve.append({"step": step, **metrics})
             report(step, metrics)
 
-        method = self._method(trial.arch, trial.seed)
+        method = self._method(trial)
         fit(
             method,
             ImageBatches(self._images, spec.batch, trial.seed),
@@ -171,11 +166,13 @@ class DiffusionEvaluator:
                 file.unlink(missing_ok=True)  # of a trial that nobody took up again
         return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.pt"
 
-    def _method(self, arch: Architecture, seed: int) -> Diffusion:
-        named = self.space.model_of(arch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build(named.name, **named.kwargs)
+    def _method(self, trial: Trial) -> Diffusion:
+        model = untrained(self.space, trial.arch, seed=trial.seed)
+        if self.spec.inherit and trial.donor is not None:
+            arch, weights = trial.donor
+            donor = untrained(self.space, arch, seed=trial.seed)
+            donor.load_state_dict(load_file(weights))
+            inherit(model, donor)
         channels = self.space.inputs[0]
         out = model(torch.zeros(1, *self.space.inputs), torch.zeros(1))
         method = Diffusion(
@@ -189,7 +186,7 @@ class DiffusionEvaluator:
             ema_ramp=self.spec.ema_ramp,
             peak=self._data.train.peak,
         )
-        return method.to(self.device)
+        return placed(method, self.device)
 
     def _sample(self, network: nn.Module) -> Tensor:
         """Images as levels (n, C, H, W), on the device, from the noise that every candidate starts from."""
@@ -215,8 +212,7 @@ class DiffusionEvaluator:
 
     def _keep(self, folder: Path, network: nn.Module, pixels: Tensor, curve: Curve) -> None:
         save_comparison(pixels, self._images.pixels, self._images.peak, folder / "samples.png")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_weights(network, folder)
         (folder / "curve.json").write_text(json.dumps(curve))
 
 

@@ -201,6 +201,26 @@ def test_images_of_the_wrong_shape_are_refused_by_name(tmp_path: Path) -> None:
         _ = made.signature
 
 
+def test_a_candidate_starts_from_the_weights_of_its_donor_where_that_is_asked_for(
+    digits_cache: Path, tmp_path: Path
+) -> None:
+    measure(evaluator(digits_cache, FAST.model_copy(update={"steps": 30})), tmp_path / "donor", arch=BASELINE)
+    donor = (BASELINE, tmp_path / "donor" / "model.safetensors")
+    inheriting = FAST.model_copy(update={"inherit": True})
+
+    def first_error(spec: DiffusionEvaluation, trial: Trial) -> float:
+        errors: list[float] = []
+        evaluator(digits_cache, spec).evaluate(trial, lambda step, metrics: errors.append(metrics["mse"]))
+        return errors[0]
+
+    heir = SPACE.architecture((*BASELINE.genes[:4], 0))  # the baseline without attention
+    alone = first_error(inheriting, Trial(heir, 0, tmp_path / "alone"))
+    assert alone == pytest.approx(1.0, abs=0.1)
+    assert first_error(inheriting, Trial(heir, 0, tmp_path / "heir", donor=donor)) < 0.9 * alone
+    assert first_error(FAST, Trial(heir, 0, tmp_path / "off", donor=donor)) == alone
+    assert evaluator(digits_cache, inheriting).signature != evaluator(digits_cache).signature
+
+
 def test_a_network_that_predicts_its_variance_is_trained_to(digits_cache: Path, tmp_path: Path) -> None:
     """As the spaces for larger images have it: twice the channels come out."""
 
