@@ -11,6 +11,7 @@ from workers.evaluators.tables import (
     REPORTED,
     Protocol,
     Table,
+    TableAbsent,
     TableUnavailable,
     open_table,
     read_table,
@@ -53,7 +54,7 @@ class Benchmark:
 
 
 def published(root: Path, *, protocol: Protocol) -> list[Source]:
-    """The published tables that lie in the folder."""
+    """The published tables that lie in the folder. Raises TableUnavailable where one of them is damaged."""
     sources = [Source(protocol, space, dataset, root) for space, dataset in RELEASES]
     return [source for source in sources if _lies_there(source)]
 
@@ -61,7 +62,7 @@ def published(root: Path, *, protocol: Protocol) -> list[Source]:
 def _lies_there(source: Source) -> bool:
     try:
         open_benchmark(source)
-    except TableUnavailable:
+    except TableAbsent:
         return False
     return True
 

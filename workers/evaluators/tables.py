@@ -42,6 +42,10 @@ class TableUnavailable(ValueError):
     """No usable table: which file, what is wrong with it, and what to do."""
 
 
+class TableAbsent(TableUnavailable):
+    """There is no such table, or none for the protocol; nothing is wrong with any file."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Results by code; `columns` hold a value per row. `digest` names the content of the file."""
@@ -126,7 +130,7 @@ def _published(space: SearchSpace, dataset: str, root: Path, protocol: Protocol)
         if len(table.rows) != space.size:
             raise _damaged(path, f"{len(table.rows):,} of {space.size:,} architectures")
         return table
-    raise TableUnavailable(
+    raise TableAbsent(
         f"{space.name} on {dataset}: none of {', '.join(absent)} in {root}; put one of them there"
     )
 
@@ -172,7 +176,7 @@ def _by_protocol(name: str, columns: Columns, protocol: Protocol) -> Columns:
     seeds = columns.get(SEEDS)
     if seeds is None:
         if protocol == "split":
-            raise TableUnavailable(f"{name} holds no seeds to split; use the protocol 'published'")
+            raise TableAbsent(f"{name} holds no seeds to split; use the protocol 'published'")
         return columns
     if seeds.ndim != 2 or seeds.shape[1] < 2:
         raise TableUnavailable(f"{name}: accuracies of two seeds or more are expected, not {seeds.shape}")

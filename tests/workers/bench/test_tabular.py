@@ -103,6 +103,14 @@ def test_the_command_says_what_is_wrong(
     assert complaint in capsys.readouterr().err
 
 
+def test_a_damaged_table_is_no_absent_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nasbench201_cifar100.json").write_text('{"|nor_conv_3x3~0|+|')
+    with pytest.raises(SystemExit) as ended:
+        tabular_command.main(["--tables", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "nasbench201_cifar100.json is truncated" in capsys.readouterr().err
+
+
 def test_an_unknown_contestant_is_answered_with_those_there_are() -> None:
     with pytest.raises(contestants.UnknownContestant, match="known: random, evolution"):
         contestants.find("oracle")
