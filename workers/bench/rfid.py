@@ -1,4 +1,4 @@
-"""Does a short training tell how a long one will end? Kendall's tau of RFID, by budget and by strategy.
+"""Does a short training tell how a long one will end? Rank correlations of RFID, by budget and by strategy.
 
 Networks spread over a space by size are trained long by the plain strategy and one seed, and shortly by the
 plain and the rapid strategy and another seed; the orders are compared. Dividing all FIDs by the baseline's,
@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from search_spaces import find
 from search_spaces.diffusion_unet import Fixed, Level, unet_space
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> str:
     lines = [
         f"{len(archs)} networks of {space.name} on {options.dataset}, long = {long} plain steps of batch 32, "
         f"FIDs there {min(e.fid for e in ends):.1f} to {max(e.fid for e in ends):.1f}",
-        "strategy  steps  share   tau of FID [95% interval]   tau of val loss   tau of train loss",
+        "strategy  steps  share   tau of FID [95% interval]    rho   tau of val loss   tau of train loss",
     ]
     for name, (strategy, shares) in STRATEGIES.items():
         short = [whole_steps(options.long * share) for share in shares]
@@ -114,11 +114,14 @@ def everything(space: SearchSpace) -> list[Architecture]:
 
 def _line(name: str, share: float, scores: Sequence[Score], ends: Sequence[Score]) -> str:
     by_end = [end.fid for end in ends]
-    tau, low, high = tau_interval([score.fid for score in scores], by_end)
+    by_score = [score.fid for score in scores]
+    tau, low, high = tau_interval(by_score, by_end)
+    rho = float(spearmanr(by_score, by_end).statistic)
+    verdict = "" if low > 0 else "   no proxy: this may be chance"
     val, train = (kendall([measure(score) for score in scores], by_end) for measure in (_val, _train))
     return (
-        f"{name:8}  {scores[0].steps:5}  {share:5.3f}   {tau:5.2f} [{low:5.2f}, {high:5.2f}]"
-        f"           {val:5.2f}             {train:5.2f}"
+        f"{name:8}  {scores[0].steps:5}  {share:5.3f}   {tau:5.2f} [{low:5.2f}, {high:5.2f}]{rho:12.2f}"
+        f"{val:18.2f}{train:20.2f}{verdict}"
     )
 
 
