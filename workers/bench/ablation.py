@@ -2,6 +2,7 @@
 
 One network, the baseline of unet-8, on digits. Sampling time-steps by the second moment of their loss is
 left out: it begins once every one of the 1,000 time-steps has been drawn ten times, after such trainings end.
+The neighbour whose weights are inherited has been trained for as many steps itself.
 """
 
 import argparse
