@@ -15,7 +15,7 @@ from search_spaces.space import Architecture, Cost, SearchSpace
 from server.store import views
 from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.exports import WEIGHTS_FILE
-from server.store.specs import ScaleSpec, SearchSpec
+from server.store.specs import Budget, ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate
 from workers.beat import Beat
@@ -124,6 +124,15 @@ def drive(claim: Claim, search: Search, beat: Beat) -> tuple[JobState, str]:
 def remembered(claim: Claim, search: Search) -> SearchMemory:
     """The search memory that the job's rows tell of."""
     return _restore(claim, search).memory
+
+
+def out_of_time(budget: Budget, running_seconds: float, device_seconds: float) -> str:
+    """Why nothing more may run; empty while there is time."""
+    if budget.wall_time_s is not None and running_seconds >= budget.wall_time_s:
+        return "the wall time of the budget is used"
+    if budget.device_hours is not None and device_seconds >= budget.device_hours * 3600:
+        return "the device hours of the budget are used"
+    return ""
 
 
 class _Loop:
@@ -398,10 +407,8 @@ class _Loop:
                 return f"the target {self.lead.metric} {budget.target:g} is reached"
         if state.begun >= budget.evaluations:
             return "all evaluations of the budget are used"
-        if budget.wall_time_s is not None and self.beat.running_seconds() >= budget.wall_time_s:
-            return "the wall time of the budget is used"
-        if budget.device_hours is not None and self._device_seconds() >= budget.device_hours * 3600:
-            return "the device hours of the budget are used"
+        if over := out_of_time(budget, self.beat.running_seconds(), self._device_seconds()):
+            return over
         if budget.patience is not None and state.since_best >= budget.patience:
             return f"no new best in {budget.patience} evaluations"
         return ""

@@ -16,7 +16,7 @@ from search_spaces.scaling import FAMILY_SPACES, ScalingPlan
 from search_spaces.space import Architecture, SearchSpace
 from server.store.artifacts import ArtifactStore, StoredFile
 from server.store.claim import Claim, NewCandidate, Outcome
-from server.store.specs import Budget, ScaleSpec, SupernetEvaluation
+from server.store.specs import ScaleSpec, SupernetEvaluation
 from server.store.states import CandidateState, JobState
 from server.store.tables import Artifact, Candidate
 from workers.beat import Beat
@@ -46,7 +46,7 @@ from workers.family import (
     sample,
     sampling,
 )
-from workers.loop import POLL_SECONDS, Search, drive, incumbent, remembered
+from workers.loop import POLL_SECONDS, Search, drive, incumbent, out_of_time, remembered
 from workers.memory import SearchMemory
 from workers.proposers.mcea import Markov, MarkovEvolution, Round
 from workers.proposers.proposer import Problem
@@ -408,15 +408,6 @@ def _trained(
                 del flights[update.id]
                 _forget_checkpoint(artifacts, claim, update.id)
     return _begun(claim, work)
-
-
-def out_of_time(budget: Budget, running_seconds: float, device_seconds: float) -> str:
-    """Why nothing more may run; empty while there is time."""
-    if budget.wall_time_s is not None and running_seconds >= budget.wall_time_s:
-        return "the wall time of the budget is used"
-    if budget.device_hours is not None and device_seconds >= budget.device_hours * 3600:
-        return "the device hours of the budget are used"
-    return ""
 
 
 def _given_up(claim: Claim, artifacts: ArtifactStore, flights: Mapping[str, _Flight], reason: str) -> None:

@@ -640,7 +640,8 @@ class ScaleSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**31)
     objectives: tuple[Objective, ...]
     budget: Budget
-    """`evaluations` left out: as many as the search takes at most."""
+    """`evaluations` left out: as many as the search takes at most. Time counts from the super-supernet on;
+    members that it does not last for stay untrained."""
     config: ScaleConfig
 
     @model_validator(mode="before")
