@@ -151,7 +151,7 @@ def test_a_bound_that_only_a_measurement_can_check_is_told_with_what_was_measure
     memory = SearchMemory().told(Attempt(MACRO.largest, (90.0,), cost, metrics=metrics, violation=0.2))
     prompt = render(LLMProposer(), problem, memory, asked=1)[-1].content
     assert "- latency_ms: at most 2.5" in prompt
-    assert "val_accuracy 90 (breaks a measured bound by 20.0%)" in prompt
+    assert "val_accuracy 90 (breaks a bound by 20.0%)" in prompt
     assert "latency_ms 3" in prompt
 
 

@@ -264,7 +264,8 @@ def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, i
     """One result on one line: number, design, objectives or failure, cost, other metrics, rationale."""
     number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
     cost = f"params {attempt.cost.params:,}, MACs {attempt.cost.macs:,}"
-    parts = [f"{number}{show(problem.space, attempt.arch)}: {_result(problem, attempt)}", cost]
+    baseline = " (the baseline)" if attempt.arch == problem.space.baseline else ""
+    parts = [f"{number}{show(problem.space, attempt.arch)}{baseline}: {_result(problem, attempt)}", cost]
     others = sorted(set(attempt.metrics) - {objective.metric for objective in problem.objectives})
     others = [name for name in others if not name.endswith(TIMES) or name in problem.measured][:MAX_METRICS]
     if others:
@@ -281,7 +282,7 @@ def _result(problem: Problem, attempt: Attempt) -> str:
         f"{objective.metric} {_number(objective.score(score))}"  # the score of a score is the metric's value
         for objective, score in zip(problem.objectives, attempt.scores, strict=True)
     )
-    broken = f" (breaks a measured bound by {attempt.violation:.1%})" if attempt.violation else ""
+    broken = f" (breaks a bound by {attempt.violation:.1%})" if attempt.violation else ""
     return told + broken
 
 
