@@ -21,7 +21,7 @@ from workers.networks import fitting_data, untrained
 from workers.training.data import ImageBatches, ImageData
 from workers.training.features import FeatureNetwork, Reference, classifier_features, reference
 from workers.training.fit import fit
-from workers.training.methods.diffusion import Diffusion, squared_error
+from workers.training.methods.diffusion import Diffusion, noise_error
 from workers.training.metrics import frechet_distance, gaussian
 from workers.training.noise import NoiseProcess, make_process
 from workers.training.schedules import constant, warmed
@@ -164,18 +164,9 @@ class Trainings:
         features = self._features.features(pixels, self._data.train.peak)
         return frechet_distance(gaussian(features), self._real.gaussian)
 
-    @torch.no_grad()
     def _val_loss(self, method: Diffusion) -> float:
-        """The squared error on eps over held-out images, at fixed time-steps with fixed noise."""
-        start = self._data.val[:128].signed()
-        generator = torch.Generator().manual_seed(NOISE_SEED)
-        losses = []
-        for index in range(VAL_TIMES):
-            t = torch.full((len(start),), (2 * index + 1) * TIMESTEPS // (2 * VAL_TIMES))
-            noise = torch.randn(start.shape, generator=generator)
-            out = method.deployed()(self._process.noised(start, t, noise), self._process.times[t])
-            losses.append(squared_error(out, noise).mean())
-        return float(torch.stack(losses).mean())
+        held_out = self._data.val[:128].signed()
+        return noise_error(method.deployed(), self._process, held_out, times=VAL_TIMES, seed=NOISE_SEED)
 
     @cached_property
     def _data(self) -> ImageData:

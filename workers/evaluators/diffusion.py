@@ -20,21 +20,20 @@ from torch import Tensor, nn
 
 from models.inheritance import inherit
 from search_spaces.space import SearchSpace
-from server.store.specs import DiffusionEvaluation, canonical_json
+from server.store.specs import DiffusionEvaluation, DiffusionRecipe, canonical_json
 from workers.evaluators.devices import device_of
 from workers.evaluators.faults import trial_faults
-from workers.evaluators.fid import NOISE_SEED, SAMPLE_BATCH, feature_network
+from workers.evaluators.fid import NOISE_SEED, drawn, feature_network
 from workers.evaluators.pictures import save_comparison
 from workers.networks import fitting_data, placed, save_weights, untrained
-from workers.training.data import ImageBatches, ImageData, Images, levels
+from workers.training.data import ImageBatches, ImageData, Images
 from workers.training.features import FeatureNetwork, Reference, reference
 from workers.training.fit import fit
-from workers.training.methods.diffusion import Diffusion, squared_error
+from workers.training.methods.diffusion import Diffusion, noise_error
 from workers.training.metrics import frechet_distance, gaussian, kernel_distance
 from workers.training.noise import make_process
-from workers.training.samplers import ddim
 from workers.training.schedules import constant, warmed
-from workers.trial import Diverged, Measurement, Report, Trial, Watch
+from workers.trial import Measurement, Report, Trial, Watch
 
 PROTOCOL = 1  # raise it when the same specification comes to measure something else
 VAL_IMAGES = 256
@@ -97,13 +96,23 @@ class DiffusionEvaluator:
         with trial_faults():
             method, curve = self._train(trial, report)
             network = method.deployed()
-            pixels = self._sample(network)
-            drawn = self._features.to(self.device).features(pixels, self._data.train.peak)
-            fid = frechet_distance(gaussian(drawn), real.gaussian)
+            pixels = drawn(
+                network,
+                self._sampling,
+                self.space.inputs,
+                count=self.spec.images,
+                sampler="ddim",
+                peak=self._images.peak,
+                device=self.device,
+            )
+            features = self._features.to(self.device).features(pixels, self._images.peak)
+            fid = frechet_distance(gaussian(features), real.gaussian)
             metrics = {
                 "fid": fid,
-                "kid": kernel_distance(drawn, real.sample),
-                "val_loss": self._val_loss(network),
+                "kid": kernel_distance(features, real.sample),
+                "val_loss": noise_error(
+                    network, self._process, self._held_out, times=VAL_TIMES, seed=NOISE_SEED
+                ),
                 **_train_loss(curve, every=_report_every(self.spec.steps)),
             }
         self._keep(trial.folder, network, pixels, curve)
@@ -119,6 +128,10 @@ class DiffusionEvaluator:
     @cached_property
     def _images(self) -> Images:
         return self._data.train.to(self.device)
+
+    @cached_property
+    def _held_out(self) -> Tensor:
+        return self._data.val[:VAL_IMAGES].to(self.device).signed()
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -173,47 +186,31 @@ class DiffusionEvaluator:
             donor = untrained(self.space, arch, seed=trial.seed)
             donor.load_state_dict(load_file(weights))
             inherit(model, donor)
-        channels = self.space.inputs[0]
-        out = model(torch.zeros(1, *self.space.inputs), torch.zeros(1))
-        method = Diffusion(
-            model,
-            timesteps=self.spec.timesteps,
-            schedule=self.spec.schedule,
-            weighting=self.spec.weighting,
-            draws=self.spec.draws,
-            learned_variance=out.shape[1] == 2 * channels,
-            ema=self.spec.ema,
-            ema_ramp=self.spec.ema_ramp,
-            peak=self._data.train.peak,
-        )
+        method = diffusion_method(self.spec, self.space, model, self._images.peak)
         return placed(method, self.device)
-
-    def _sample(self, network: nn.Module) -> Tensor:
-        """Images as levels (n, C, H, W), on the device, from the noise that every candidate starts from."""
-        generator = torch.Generator().manual_seed(NOISE_SEED)
-        noise = torch.randn(self.spec.images, *self.space.inputs, generator=generator).to(self.device)
-        drawn = torch.cat([ddim(network, self._sampling, part) for part in noise.split(SAMPLE_BATCH)])
-        if not bool(drawn.isfinite().all()):
-            raise Diverged("the samples are not finite numbers")
-        return levels(drawn, self._data.train.peak)
-
-    @torch.no_grad()
-    def _val_loss(self, network: nn.Module) -> float:
-        start = self._data.val[:VAL_IMAGES].to(self.device).signed()
-        generator = torch.Generator().manual_seed(NOISE_SEED)
-        losses = []
-        for index in range(VAL_TIMES):
-            step = (2 * index + 1) * self.spec.timesteps // (2 * VAL_TIMES)
-            t = torch.full((len(start),), step, device=self.device)
-            noise = torch.randn(start.shape, generator=generator).to(self.device)
-            out = network(self._process.noised(start, t, noise), self._process.times[t])
-            losses.append(squared_error(out[:, : start.shape[1]], noise).mean())
-        return float(torch.stack(losses).mean())
 
     def _keep(self, folder: Path, network: nn.Module, pixels: Tensor, curve: Curve) -> None:
         save_comparison(pixels, self._images.pixels, self._images.peak, folder / "samples.png")
         save_weights(network, folder)
         (folder / "curve.json").write_text(json.dumps(curve))
+
+
+def diffusion_method(
+    spec: DiffusionEvaluation | DiffusionRecipe, space: SearchSpace, model: nn.Module, peak: int
+) -> Diffusion:
+    """What trains a network of the space: one with twice the channels of an image learns the variance too."""
+    out = model(torch.zeros(1, *space.inputs), torch.zeros(1))
+    return Diffusion(
+        model,
+        timesteps=spec.timesteps,
+        schedule=spec.schedule,
+        weighting=spec.weighting,
+        draws=spec.draws,
+        learned_variance=out.shape[1] == 2 * space.inputs[0],
+        ema=spec.ema,
+        ema_ramp=spec.ema_ramp,
+        peak=peak,
+    )
 
 
 def _report_every(steps: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from search_spaces.space import Architecture, SearchSpace
 from server.store.specs import DiffusionRecipe, canonical_json
 from workers.evaluators.devices import device_of
+from workers.evaluators.diffusion import diffusion_method
 from workers.evaluators.faults import trial_faults
 from workers.evaluators.fid import drawn, feature_network
 from workers.evaluators.pictures import save_comparison, save_grid
@@ -128,19 +129,7 @@ class DiffusionTraining:
 
     def _method(self, arch: Architecture, seed: int) -> Diffusion:
         model = untrained(self.space, arch, seed=seed)
-        channels = self.space.inputs[0]
-        out = model(torch.zeros(1, *self.space.inputs), torch.zeros(1))
-        method = Diffusion(
-            model,
-            timesteps=self.spec.timesteps,
-            schedule=self.spec.schedule,
-            weighting=self.spec.weighting,
-            draws=self.spec.draws,
-            learned_variance=out.shape[1] == 2 * channels,
-            ema=self.spec.ema,
-            ema_ramp=self.spec.ema_ramp,
-            peak=self._data.train.peak,
-        )
+        method = diffusion_method(self.spec, self.space, model, self._images.peak)
         method = placed(method, self.device)
         if self.spec.compile:
             method.model.compile()

@@ -16,8 +16,12 @@ from search_spaces import SPACES
 from search_spaces.space import Architecture, Decoded, ModelSpec
 from server.store.specs import DiffusionEvaluation
 from workers.evaluators import make_evaluator
-from workers.evaluators.diffusion import DiffusionEvaluator
+from workers.evaluators.diffusion import VAL_IMAGES, VAL_TIMES, DiffusionEvaluator
+from workers.evaluators.fid import NOISE_SEED
+from workers.training.data import load
 from workers.training.features import INCEPTION_FILE
+from workers.training.methods.diffusion import noise_error
+from workers.training.noise import make_process
 from workers.trial import Diverged, Measurement, Trial, TrialFailed
 
 SPACE = SPACES["unet-8"]
@@ -72,7 +76,14 @@ def test_the_kept_weights_are_the_ones_that_were_measured(digits_cache: Path, tm
     named = SPACE.model_of(SMALL)
     network = build(named.name, **named.kwargs).eval()
     network.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert made._val_loss(network) == pytest.approx(measured.metrics["val_loss"])
+    error = noise_error(
+        network,
+        make_process(FAST.schedule, FAST.timesteps),
+        load("digits", None).val[:VAL_IMAGES].signed(),
+        times=VAL_TIMES,
+        seed=NOISE_SEED,
+    )
+    assert error == pytest.approx(measured.metrics["val_loss"])
 
 
 def test_the_same_trial_gives_the_same_figures_in_another_process(digits_cache: Path, tmp_path: Path) -> None:
@@ -178,10 +189,9 @@ def test_a_trial_lost_while_sampling_is_not_trained_again(
 ) -> None:
     monkeypatch.setattr("workers.evaluators.diffusion.CHECKPOINT_EVERY", 2)
     whole = measure(evaluator(digits_cache), tmp_path / "whole")
-    lost = evaluator(digits_cache)
-    monkeypatch.setattr(lost, "_sample", lambda network: torch.empty(1 << 60))
-    with pytest.raises(TrialFailed, match="out of memory"):
-        measure(lost, tmp_path / "lost")
+    with monkeypatch.context() as patched, pytest.raises(TrialFailed, match="out of memory"):
+        patched.setattr("workers.evaluators.diffusion.drawn", lambda *_, **__: torch.empty(1 << 60))
+        measure(evaluator(digits_cache), tmp_path / "lost")
     steps: list[int] = []
     again = evaluator(digits_cache).evaluate(
         Trial(SMALL, 0, tmp_path / "again"), lambda step, metrics: steps.append(step)
