@@ -189,9 +189,10 @@ def test_a_trial_lost_while_sampling_is_not_trained_again(
 ) -> None:
     monkeypatch.setattr("workers.evaluators.diffusion.CHECKPOINT_EVERY", 2)
     whole = measure(evaluator(digits_cache), tmp_path / "whole")
-    with monkeypatch.context() as patched, pytest.raises(TrialFailed, match="out of memory"):
+    with monkeypatch.context() as patched:
         patched.setattr("workers.evaluators.diffusion.drawn", lambda *_, **__: torch.empty(1 << 60))
-        measure(evaluator(digits_cache), tmp_path / "lost")
+        with pytest.raises(TrialFailed, match="out of memory"):
+            measure(evaluator(digits_cache), tmp_path / "lost")
     steps: list[int] = []
     again = evaluator(digits_cache).evaluate(
         Trial(SMALL, 0, tmp_path / "again"), lambda step, metrics: steps.append(step)
