@@ -462,7 +462,7 @@ def _check_alike(rows: Sequence[Candidate], signature: str) -> None:
     if others:
         raise SearchFailed(
             f"the candidates so far were measured as {min(others)}, and this worker measures as {signature}: "
-            "put its data folder back as it was, and submit the search again to go on from what it measured"
+            "its data folder or its version is another by now; go back to that one, or submit the search anew"
         )
 
 
