@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from server.client import ApiError, Client
@@ -69,6 +70,38 @@ def test_a_search_over_rest_trains_scores_and_keeps_its_candidates(served: Clien
             assert candidate["reused_from"] == known[candidate["key"]]["id"]
             assert candidate["metrics"] == known[candidate["key"]]["metrics"]
             assert candidate["device_seconds"] == 0
+
+
+@pytest.fixture
+def few_images(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data folder with the first 640 images of CIFAR-10."""
+    with np.load(data_root / "cifar10_12k.npz") as whole:
+        few = {name: whole[name][: 640 if name.endswith("train") else 100] for name in whole}
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "cifar10_12k.npz", **few)
+    monkeypatch.setenv("ARCHSMITH_DATA_ROOT", str(tmp_path / "data"))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_cells_of_nasbench201_are_searched_by_training_them(served: Client) -> None:
+    evaluator = {"kind": "train", "epochs": 1, "train_images": 256, "batch": 32, "side": 8}
+    job = served.submit(
+        {
+            "method": "surrogate",
+            "space": "nasbench201",
+            "dataset": "cifar10",
+            "constraints": {"macs": {"max": 90e6}},
+            "budget": {"evaluations": 4},
+            "config": {"evaluator": evaluator},
+        }
+    )
+    assert end_of(served, job["id"]) == "succeeded"
+    check_whole(served, job["id"], 4)
+    candidates = list(served.candidates(job["id"]))
+    best = served.best(job["id"])
+    assert best["metrics"]["val_accuracy"] == max(c["metrics"]["val_accuracy"] for c in candidates)
+    assert len({c["metrics"]["train_loss"] for c in candidates}) > 1
+    assert all(c["device_seconds"] > 0 and c["macs"] <= 90e6 for c in candidates)
 
 
 def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served: Client) -> None:
