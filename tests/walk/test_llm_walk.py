@@ -116,6 +116,19 @@ def test_a_spent_token_budget_ends_the_calls_and_not_the_search(client: Client, 
     assert "proposer.fell_back" in job["kinds"]
 
 
+def test_a_spent_token_budget_ends_the_search_where_that_is_asked_for(
+    client: Client, model: FakeModel
+) -> None:
+    model.behaviour = "good"
+    proposer = {**REQUEST["config"]["proposer"], "when_spent": "stop"}
+    config = {**REQUEST["config"], "proposer": proposer}
+    budget = {"evaluations": EVALUATIONS, "llm_tokens": 7_000}
+    job = ended(client, {**REQUEST, "config": config, "budget": budget})
+    assert job["state"] == "succeeded"
+    assert "of 7000 tokens are spent" in job["reason"]
+    assert {c["origin"] for c in client.candidates(job["id"])} == {"language model"}
+
+
 def test_a_killed_search_loses_no_evaluation_and_pays_for_no_call_twice(
     client: Client, model: FakeModel
 ) -> None:
