@@ -123,10 +123,10 @@ class Posterior:
         return np.concatenate([self._mean(block, self.kernel.between(block, self.seen)) for block in blocks])
 
     def predict(self, rows: Features) -> tuple[Array, Array]:
-        """Mean and standard deviation of the score itself, both (rows,): noise is no improvement."""
+        """Mean and standard deviation of what a measurement would give, noise included; both (rows,)."""
         across = self.kernel.between(rows, self.seen)
         known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = self.kernel.variance(rows) - (known**2).sum(axis=0)
+        variance = self.kernel.variance(rows) - (known**2).sum(axis=0) + self.kernel.noise
         return self._mean(rows, across), np.sqrt(np.maximum(variance, JITTER))
 
     def _mean(self, rows: Features, across: Array) -> Array:
