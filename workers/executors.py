@@ -20,8 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from search_spaces import add_files, find
 from search_spaces.space import Architecture
-from server.store.artifacts import ArtifactStore, StoredFile
-from server.store.exports import WEIGHTS_FILE
+from server.store.artifacts import WEIGHTS_FILE, ArtifactStore, StoredFile
 from server.store.specs import EvaluatorSpec, RecipeSpec, SupernetEvaluation, SupernetRecipe
 from workers.evaluators import make_evaluator
 from workers.trial import (

@@ -13,8 +13,8 @@ from typing import Any
 
 from search_spaces.space import Architecture, Cost, SearchSpace
 from server.store import views
+from server.store.artifacts import WEIGHTS_FILE
 from server.store.claim import Claim, NewCandidate, Outcome
-from server.store.exports import WEIGHTS_FILE
 from server.store.specs import Budget, ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
 from server.store.tables import Candidate

@@ -10,12 +10,11 @@ from torch import nn
 
 from models import build
 from search_spaces.space import Architecture, SearchSpace
+from server.store.artifacts import WEIGHTS_FILE
 from workers.training.data import ImageData, load
 from workers.training.method import TrainingMethod
 
 Method = TypeVar("Method", bound=TrainingMethod)
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 def untrained(

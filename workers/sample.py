@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from models import build
+from server.store.artifacts import ARCHITECTURE_FILE, WEIGHTS_FILE
 from workers.evaluators.devices import device_of
 from workers.evaluators.fid import drawn
 from workers.evaluators.pictures import grid
 from workers.training.noise import make_process
 
-ARCHITECTURE_FILE, WEIGHTS_FILE = "architecture.json", "model.safetensors"
 PEAK = 255
 
 

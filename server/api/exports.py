@@ -10,8 +10,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from server.api.dependencies import ArtifactsDep, StoreDep
-from server.store.artifacts import CHUNK_BYTES, ArtifactStore
-from server.store.exports import ARCHITECTURE_FILE, WEIGHTS_FILE, architecture_of
+from server.store.artifacts import ARCHITECTURE_FILE, CHUNK_BYTES, WEIGHTS_FILE, ArtifactStore
+from server.store.exports import architecture_of
 from server.store.records import NotFound
 from server.store.tables import Artifact
 

@@ -12,6 +12,8 @@ from uuid import uuid4
 import fsspec
 
 CHUNK_BYTES = 1 << 20
+WEIGHTS_FILE = "model.safetensors"  # what a trained network leaves
+ARCHITECTURE_FILE = "architecture.json"  # what goes with it in an export
 
 
 class ArtifactStoreFull(OSError):

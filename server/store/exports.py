@@ -7,8 +7,6 @@ from server.store.datasets import DATASETS
 from server.store.tables import Candidate, Job
 
 FORMAT = 1
-ARCHITECTURE_FILE = "architecture.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def architecture_of(candidate: Candidate, job: Job) -> dict[str, Any]:
