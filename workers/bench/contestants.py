@@ -4,6 +4,7 @@ A contestant is a function: benchmark, budget and seed in, the distinct architec
 order. A proposal that was made before is answered from memory and costs nothing, for every contestant alike.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -132,6 +133,7 @@ def smac(benchmark: Benchmark, budget: int, seed: int) -> list[Architecture]:
     from smac import HyperparameterOptimizationFacade, Scenario
     from smac.runhistory import StatusType, TrialValue
 
+    logging.getLogger("smac").setLevel(logging.ERROR)
     space = ConfigurationSpace(seed=seed)
     space.add([_hyperparameter(choice) for choice in benchmark.space.choices])
     order: dict[Architecture, None] = {}
