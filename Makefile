@@ -13,7 +13,7 @@ serve: $(VENV)/.installed
 	$(BIN)/archsmith serve
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
