@@ -183,7 +183,7 @@ def test_descriptions_list_every_layer_and_name_no_benchmark() -> None:
         (CHANNEL_MOBILENET, "4444342", 1_388_170, 185_062_400),
         (CHANNEL_MOBILENET, "2144212", 470_410, 64_140_288),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_widths_cost_what_is_published(space: SearchSpace, multiples: str, params: int, macs: int) -> None:
     arch = space.architecture(tuple(int(digit) - 1 for digit in multiples))
