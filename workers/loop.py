@@ -360,6 +360,7 @@ class _Loop:
         if failed.crashed and flight.tries <= self.spec.config.trials.retries:
             flight.tries += 1
             flight.since = time.monotonic()
+            self._flush()  # a cheap one may not be on record yet
             self.claim.retry(flight.id, failed.reason, device_seconds=spent)
             self.search.executor.submit(self._task(flight))
             return
