@@ -88,9 +88,10 @@ def submissions(client: Client) -> None:
 
 def first_trial(client: Client) -> None:
     """From the request to the first trial: on record, begun on its device, and its first report."""
-    for attempt in range(4):
+    for attempt, parallel in enumerate((2, 2, 2, 2, 1, 1, 1)):
+        config = {**SEARCH["config"], "trials": {"parallel": parallel}}
         began = time.time()
-        job = client.submit({**SEARCH, "seed": attempt, "budget": {"evaluations": 2}})
+        job = client.submit({**SEARCH, "config": config, "seed": attempt, "budget": {"evaluations": 2}})
         seen: dict[str, float] = {}
         for event in client.events(job["id"]):
             seen.setdefault(event["kind"], time.time() - began)
@@ -98,7 +99,11 @@ def first_trial(client: Client) -> None:
             datetime.fromisoformat(row["finished_at"]).timestamp() - row["device_seconds"] - began
             for row in client.candidates(job["id"])
         ]
-        label = "cold (Ray and the feature network are started and made)" if attempt == 0 else "warm worker"
+        label = (
+            "cold (Ray and the feature network are started and made)"
+            if attempt == 0
+            else f"warm worker, {parallel} at a time"
+        )
         print(
             f"submit to first trial, {label}: on record {seen['candidate.started']:.2f} s, "
             f"runs {min(runs):.2f} s, first report {seen['candidate.progress']:.2f} s"
