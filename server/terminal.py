@@ -75,7 +75,7 @@ def follow(client: Client, job_id: str) -> None:
             elif verb == "fell_back" and event["data"]["reason"] != told:
                 told = event["data"]["reason"]
                 console = progress.console
-                console.print("[yellow]evolution proposes in the language model's place:[/]", Text(told))
+                console.print("[yellow]others propose in the language model's place:[/]", Text(told))
 
 
 class _SearchBar:

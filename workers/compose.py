@@ -11,11 +11,11 @@ from server.store.records import NotFound
 from server.store.specs import (
     DiffusionEvaluation,
     Goal,
-    LLMProposer,
     PickedArchitecture,
     ResourcesSpec,
     SearchSpec,
     TrainSpec,
+    speaker,
     trains,
 )
 from server.store.tables import Candidate
@@ -49,7 +49,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         latency=spec.wants_latency,
         watched=_watched(spec),
     )
-    talks = isinstance(spec.config.proposer, LLMProposer)
+    talks = speaker(spec.config.proposer) is not None
     signature = _signature(setup)
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()

@@ -55,6 +55,11 @@ class SearchMemory:
         after = SearchMemory((*self.attempts, *attempts), pending, self.earlier)
         return self._hand_down(after, ended)
 
+    @property
+    def begun(self) -> int:
+        """The number of trials that have begun."""
+        return len(self.attempts) + len(self.pending)
+
     @cached_property
     def taken(self) -> frozenset[Architecture]:
         """Everything tried or being tried: what must not be proposed again."""

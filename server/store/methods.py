@@ -75,7 +75,8 @@ SEARCH_METHODS: dict[str, SearchMethod] = {
         proposer={"kind": "surrogate"},
     ),
     "portfolio": SearchMethod(
-        about="A bandit shares the budget among proposers by measured improvement.",
+        about="A bandit shares the budget among proposers by measured improvement: a surrogate model, local "
+        "search, evolution, and a language model where `config.proposer.llm` asks for one.",
         space="unet-8",
         dataset="digits",
         proposer={"kind": "portfolio"},

@@ -95,7 +95,7 @@ def origins(store: Store, job_id: str) -> list[OriginTotals]:
 
 
 def fell_back(store: Store, job_id: str) -> str:
-    """Why evolution last proposed in the language model's place; empty where it never did."""
+    """Why others last proposed in the language model's place; empty where it never did."""
     query = select(Event).where(Event.job_id == job_id, Event.kind == FELL_BACK)
     with store.reading() as session:
         event = session.scalars(query.order_by(Event.number.desc()).limit(1)).one_or_none()

@@ -140,12 +140,6 @@ class SurrogateProposer(Spec):
     """Random architectures that follow the largest and the published baseline before the model proposes."""
 
 
-class PortfolioProposer(Spec):
-    kind: Literal["portfolio"] = "portfolio"
-    opening: int = Field(10, ge=1, le=10_000)
-    """Evaluations that the surrogate has to itself before local search and evolution compete with it."""
-
-
 class LLMProposer(Spec):
     kind: Literal["llm"] = "llm"
     batch: int = Field(4, ge=1, le=32)
@@ -170,10 +164,36 @@ class LLMProposer(Spec):
     """About how long a prompt may be; a search that remembers more shows the model less of it."""
 
 
+class PortfolioProposer(Spec):
+    kind: Literal["portfolio"] = "portfolio"
+    opening: int = Field(10, ge=1, le=10_000)
+    """Evaluations that the surrogate has to itself before local search and evolution compete with it."""
+    llm: LLMProposer | None = None
+    """A language model as one more arm, which also makes every other proposal of the opening from the fourth
+    on; its `share` is the bandit's to decide. `{}` for its defaults, null for none."""
+
+    @model_validator(mode="after")
+    def _shared_by_the_bandit(self) -> Self:
+        if self.llm is not None and self.llm.share != 1:
+            raise ValueError("llm.share: the portfolio itself decides what each arm gets; leave it out")
+        return self
+
+
 ProposerSpec = Annotated[
     RandomProposer | EvolutionProposer | LocalProposer | SurrogateProposer | PortfolioProposer | LLMProposer,
     Field(discriminator="kind"),
 ]
+
+
+def speaker(spec: ProposerSpec) -> LLMProposer | None:
+    """The part of a proposer that asks a language model; None where there is none."""
+    match spec:
+        case LLMProposer():
+            return spec
+        case PortfolioProposer():
+            return spec.llm
+    return None
+
 
 # -------------------------------------------------------------------- who measures
 

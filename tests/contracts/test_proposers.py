@@ -12,6 +12,7 @@ from search_spaces import SPACES
 from search_spaces.space import Architecture, Bound, Choice, Cost, Decoded, ModelSpec, SearchSpace
 from server.store.specs import (
     EvolutionProposer,
+    LLMProposer,
     LocalProposer,
     Objective,
     PortfolioProposer,
@@ -30,6 +31,8 @@ PROPOSERS: dict[str, ProposerSpec] = {
     "warm local": LocalProposer(warm=True),
     "surrogate": SurrogateProposer(),
     "portfolio": PortfolioProposer(opening=4),
+    "portfolio with a silent model": PortfolioProposer(opening=8, llm=LLMProposer()),
+    "silent model": LLMProposer(),
 }
 
 Score = Callable[[Architecture], tuple[float, ...] | None]

@@ -92,6 +92,22 @@ def test_a_search_ends_well_whatever_the_model_says(client: Client, model: FakeM
     assert not Path("/tmp/owned").exists()
 
 
+@pytest.mark.parametrize("behaviour", ["good", "prose"])
+def test_a_portfolio_hears_a_model_and_goes_on_without_it(
+    client: Client, model: FakeModel, behaviour: str
+) -> None:
+    model.behaviour = behaviour
+    proposer = {"kind": "portfolio", "opening": 6, "llm": {"batch": 2, "repairs": 0}}
+    config = {**REQUEST["config"], "proposer": proposer}
+    job = ended(client, {**REQUEST, "method": "portfolio", "config": config, "name": behaviour})
+    assert job["state"] == "succeeded", job["reason"]
+    origins = [candidate["origin"] for candidate in client.candidates(job["id"])]
+    assert len(origins) == EVALUATIONS
+    assert ("llm/language model" in origins) is (behaviour == "good")
+    assert ("proposer.fell_back" in job["kinds"]) is (behaviour == "prose")
+    assert calls_of(client, job["id"])
+
+
 @pytest.mark.parametrize("behaviour", ["dead", "rude", "slow", "huge"])
 def test_a_search_ends_well_without_a_usable_model(client: Client, model: FakeModel, behaviour: str) -> None:
     model.behaviour = behaviour

@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +16,7 @@ from pydantic import SecretStr
 
 from search_spaces import find, text
 from search_spaces.space import Architecture, Bound, Choice, Cost, Decoded, ModelSpec, SearchSpace
-from server.store.specs import EvolutionProposer, LLMProposer, RandomProposer
+from server.store.specs import EvolutionProposer, LLMProposer, PortfolioProposer, RandomProposer
 from tests.llm_server import FakeModel, good_answer, serving
 from workers.llm import (
     LanguageModel,
@@ -31,6 +33,7 @@ from workers.llm import (
 )
 from workers.memory import Attempt, SearchMemory
 from workers.openai_model import Endpoint, OpenAIModel
+from workers.proposers import make_proposer
 from workers.proposers.evolution import Evolution
 from workers.proposers.llm import FALLBACK, ORIGIN, LanguageModelProposer, gives_up, share_of
 from workers.proposers.proposer import Problem, Proposal, Proposer, SearchOver
@@ -62,6 +65,10 @@ def measured(arch: Architecture) -> Attempt:
     return Attempt(arch, (score(arch),), TOY.cost_of(arch), metrics={"score": score(arch)})
 
 
+def tried(proposal: Proposal) -> Attempt:
+    return replace(measured(proposal.arch), origin=proposal.origin)
+
+
 def design(*genes: int) -> Architecture:
     return TOY.architecture(genes)
 
@@ -90,14 +97,14 @@ def proposer(
 
 
 def ask(asked: Proposer, memory: SearchMemory, count: int = 1, seed: int = 0) -> list[Proposal]:
-    return asked.ask(memory, count, Random(f"{seed}/{len(memory.attempts) + len(memory.pending)}"))
+    return asked.ask(memory, count, Random(f"{seed}/{memory.begun}"))
 
 
 def search(asked: Proposer, evaluations: int, seed: int = 0) -> SearchMemory:
     memory = SearchMemory()
     while len(memory.attempts) < evaluations:
         (proposal,) = ask(asked, memory, seed=seed)
-        memory = memory.told(measured(proposal.arch))
+        memory = memory.told(tried(proposal))
     return memory
 
 
@@ -115,6 +122,31 @@ def reader(seed: int) -> Scripted:
 
 def prompt(model: Scripted, call: int = -1) -> str:
     return model.asked[call][-1].content
+
+
+# -------------------------------------------------------------------- as an arm of the portfolio
+
+
+def portfolio(model: LanguageModel, journal: MemoryJournal) -> Proposer:
+    spec = PortfolioProposer(llm=LLMProposer(batch=1, repairs=0))
+    return make_proposer(spec, FREE, model=model, journal=journal)
+
+
+def test_a_model_that_knows_better_is_heard_in_the_opening_and_after_it() -> None:
+    nearest = sorted((design(*genes) for genes in product(range(4), repeat=6)), key=score)
+    model = Scripted(lambda messages, schema: says(nearest.pop()))
+    memory = search(portfolio(model, MemoryJournal()), 30)
+    mine = [attempt.origin == "llm/language model" for attempt in memory.attempts]
+    assert mine[:6] == [False, False, False, True, False, True]
+    assert memory.attempts[3].arch == design(*TARGET)
+    assert any(mine[10:])
+
+
+def test_a_model_that_talks_nonsense_costs_the_portfolio_no_evaluation() -> None:
+    journal = MemoryJournal()
+    memory = search(portfolio(Scripted(lambda messages, schema: "Let me think."), journal), 12)
+    assert not any(attempt.origin.startswith("llm/") for attempt in memory.attempts)
+    assert len(journal.fallbacks) == len(journal.calls()) >= 4
 
 
 # -------------------------------------------------------------------- the memory
@@ -292,7 +324,7 @@ def test_the_model_makes_its_share_and_evolution_the_rest() -> None:
     for _ in range(20):
         (proposal,) = ask(asked, memory)
         origins.append(proposal.origin)
-        memory = memory.told(measured(proposal.arch))
+        memory = memory.told(tried(proposal))
     assert origins.count(ORIGIN) == 10
     assert FALLBACK not in origins
     assert len(journal.started) == 10
@@ -354,7 +386,7 @@ def test_an_endpoint_that_comes_back_is_used_again() -> None:
     for _ in range(6):
         (proposal,) = ask(asked, memory)
         origins.append(proposal.origin)
-        memory = memory.told(measured(proposal.arch))
+        memory = memory.told(tried(proposal))
     assert origins == [FALLBACK, FALLBACK, FALLBACK, ORIGIN, ORIGIN, ORIGIN]
 
 
@@ -424,7 +456,7 @@ def test_a_conversation_goes_on_after_a_crash_as_if_nothing_had_happened() -> No
     fresh = proposer(reader_of_prompts(), cut, history="conversation")
     while len(memory.attempts) < 8:
         (proposal,) = ask(fresh, memory)
-        memory = memory.told(measured(proposal.arch))
+        memory = memory.told(tried(proposal))
     assert memory == expected
     assert cut.started == whole.started
 
@@ -506,7 +538,7 @@ def test_a_search_goes_on_however_the_server_behaves(behaviour: str) -> None:
             assert TIGHT.feasible(proposal.arch)
             assert not memory.seen(proposal.arch)
             origins.add(proposal.origin)
-            memory = memory.told(measured(proposal.arch))
+            memory = memory.told(tried(proposal))
         model.close()
     assert fake.requests
     assert "sk-hidden" not in repr(journal)

@@ -14,7 +14,7 @@ from workers.proposers.evolution import Evolution
 from workers.proposers.llm import LanguageModelProposer
 from workers.proposers.local import LocalSearch
 from workers.proposers.portfolio import Portfolio
-from workers.proposers.proposer import Problem, Proposer
+from workers.proposers.proposer import Nobody, Problem, Proposer
 from workers.proposers.random import RandomSearch
 from workers.proposers.surrogate import Surrogate
 
@@ -31,9 +31,16 @@ def make_proposer(
 ) -> Proposer:
     """The proposer of a specification.
 
-    What follows the problem is for `LLMProposer`: without a model evolution proposes in its place, without a
+    What follows the problem is for the language model: without one others propose in its place, without a
     journal its calls are kept as long as the proposer lives.
     """
+
+    def speaking(spec: LLMProposer, fallback: Proposer) -> Proposer:
+        kept = MemoryJournal() if journal is None else journal
+        return LanguageModelProposer(
+            spec, problem, model=model, journal=kept, budget=budget, fallback=fallback
+        )
+
     match spec:
         case RandomProposer():
             return RandomSearch(spec, problem)
@@ -43,19 +50,16 @@ def make_proposer(
             return LocalSearch(spec, problem)
         case SurrogateProposer():
             return Surrogate(spec, problem)
-        case PortfolioProposer():
-            arms: dict[str, Proposer] = {
-                "surrogate": Surrogate(SurrogateProposer(), problem),
-                "local": LocalSearch(LocalProposer(), problem),
-                "evolution": Evolution(EvolutionProposer(), problem),
-            }
-            return Portfolio(arms, opening=spec.opening)
-        case LLMProposer():
-            return LanguageModelProposer(
-                spec,
-                problem,
-                model=model,
-                journal=MemoryJournal() if journal is None else journal,
-                budget=budget,
-                fallback=Evolution(EvolutionProposer(), problem),
+        case PortfolioProposer(llm=llm):
+            return Portfolio(
+                {
+                    "surrogate": Surrogate(SurrogateProposer(), problem),
+                    **({} if llm is None else {"llm": speaking(llm, Nobody())}),
+                    "local": LocalSearch(LocalProposer(), problem),
+                    "evolution": Evolution(EvolutionProposer(), problem),
+                },
+                opening=spec.opening,
+                guest=llm is not None,
             )
+        case LLMProposer():
+            return speaking(spec, Evolution(EvolutionProposer(), problem))

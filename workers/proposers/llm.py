@@ -89,7 +89,7 @@ class LanguageModelProposer:
         self._fallback = fallback
 
     def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
-        wanted = share_of(self._spec.share, begun(memory), count)
+        wanted = share_of(self._spec.share, memory.begun, count)
         proposals: list[Proposal] = []
         owed = 0
         try:
@@ -101,7 +101,7 @@ class LanguageModelProposer:
                     return proposals
                 raise SearchOver(f"the language model's budget is used: {reason}") from reason
             owed = wanted - len(proposals)
-            self._journal.fell_back(begun(memory), str(reason), owed)
+            self._journal.fell_back(memory.begun, str(reason), owed)
         memory = memory.asked(*(proposal.arch for proposal in proposals))
         rest = count - wanted + owed
         others = self._fallback.ask(memory, rest, rng) if rest else []
@@ -127,7 +127,7 @@ class LanguageModelProposer:
 
     def _left_over(self, memory: SearchMemory) -> list[Proposal]:
         """What the newest dialogue proposed and nobody has tried yet."""
-        past = [call for call in self._answered() if call.call.turn <= begun(memory)]
+        past = [call for call in self._answered() if call.call.turn <= memory.begun]
         newest = [call for call in past if call.call.turn == past[-1].call.turn]
         proposals: dict[Architecture, Proposal] = {}
         for call in newest:
@@ -161,7 +161,7 @@ class LanguageModelProposer:
         raise ProposalRejected(f"{self._spec.repairs + 1} answers could not be used; the last: {reasons[-1]}")
 
     def _opening(self, model: LanguageModel, memory: SearchMemory, asked: int) -> list[Message]:
-        earlier = [call for call in self._answered() if call.call.turn < begun(memory)]
+        earlier = [call for call in self._answered() if call.call.turn < memory.begun]
         if self._spec.history == "conversation" and earlier:
             return self._continued(earlier[-1], memory, asked)
         principles = self._principles(model, memory)
@@ -211,7 +211,7 @@ class LanguageModelProposer:
             self._budget,
             messages,
             purpose=purpose,
-            turn=begun(memory),
+            turn=memory.begun,
             told=len(memory.attempts),
             schema=form,
             temperature=self._spec.temperature,
@@ -231,18 +231,13 @@ class LanguageModelProposer:
             failures += 1
         if failures:
             again = calls[-1].call.turn + min(2 ** (failures - 1), LONGEST_REST)
-            if begun(memory) < again:
+            if memory.begun < again:
                 raise LanguageModelUnavailable(
                     f"{failures} calls in a row failed, asked again after trial {again}: {calls[-1].error}"
                 )
 
 
 # -------------------------------------------------------------------- whose turn it is
-
-
-def begun(memory: SearchMemory) -> int:
-    """The number of trials that have begun."""
-    return len(memory.attempts) + len(memory.pending)
 
 
 def share_of(share: float, before: int, count: int) -> int:

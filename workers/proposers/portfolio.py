@@ -1,5 +1,8 @@
 """A portfolio: several proposers share one search, and who found improvements lately gets more of it.
 
+A language model's knowledge is worth most while little is measured, so that such a guest takes part in the
+opening, in turn with the favourite.
+
 The bandit keeps nothing. Whose proposal an attempt was stands in its origin (`surrogate/random`), and what it
 earned follows from the attempts before it.
 """
@@ -16,21 +19,30 @@ FORGET = 0.93  # what an attempt's credit is worth once another has ended
 SHARP = 4  # beating 84 % of the recent attempts is worth half of beating all
 DOUBT = 0.3  # weight of how little an arm has been tried
 TRUST = 4.0  # attempts of full credit that the favourite is lent
+ARRIVAL = 3  # attempts before a guest comes: the favourite's own start, for both to learn from
 
 
 class Portfolio:
-    """`arms` by name; the first is the favourite, and has the `opening` attempts to itself."""
+    """`arms` by name; the first is the favourite, and has the `opening` attempts to itself.
 
-    def __init__(self, arms: Mapping[str, Proposer], *, opening: int) -> None:
+    Where there is a `guest`, the second arm makes every other proposal of the opening, once it has begun.
+    """
+
+    def __init__(self, arms: Mapping[str, Proposer], *, opening: int, guest: bool = False) -> None:
         self._arms = arms
         self._opening = opening
+        self._guest = guest
 
     def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
         proposals: list[Proposal] = []
         ranking = self._ranking(memory)
+        able: list[str] = []
         for name, share in zip(ranking, self._shares(memory, count), strict=True):
-            proposals += self._of(name, memory, proposals, share, rng)
-        for name in ranking:  # what one arm cannot fill is the others'
+            found = self._of(name, memory, proposals, share, rng)
+            proposals += found
+            if len(found) == share:
+                able.append(name)
+        for name in able:  # what one arm cannot fill is the others'
             proposals += self._of(name, memory, proposals, count - len(proposals), rng)
         return proposals
 
@@ -46,12 +58,14 @@ class Portfolio:
         ]
 
     def _opens(self, memory: SearchMemory) -> bool:
-        return len(memory.attempts) + len(memory.pending) < self._opening
+        return memory.begun < self._opening
 
     def _shares(self, memory: SearchMemory, count: int) -> list[int]:
         """Of a batch, from the first in the ranking: half, then half of what is left, and so on."""
         if self._opens(memory):
-            return [count, *[0] * (len(self._arms) - 1)]
+            turns = range(memory.begun, memory.begun + count)
+            visits = sum(turn >= ARRIVAL and turn % 2 == ARRIVAL % 2 for turn in turns) if self._guest else 0
+            return [count - visits, visits, *[0] * (len(self._arms) - 2)][: len(self._arms)]
         shares: list[int] = []
         for _ in self._arms:
             shares.append(math.ceil((count - sum(shares)) / 2))

@@ -63,3 +63,10 @@ class Proposer(Protocol):
         An empty list says that nothing is left to try. Raises SearchOver.
         """
         ...
+
+
+class Nobody:
+    """Proposes nothing: the fallback of an arm that others stand in for."""
+
+    def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
+        return []

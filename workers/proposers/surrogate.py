@@ -50,11 +50,10 @@ class Surrogate:
 
     def _founders(self, memory: SearchMemory, count: int, taken: Taken, rng: Random) -> list[Proposal]:
         """The largest network, the baseline, random ones: what is still missing of them."""
-        begun = len(memory.attempts) + len(memory.pending)
         named = ["largest"] if self._region.space.baseline is None else ["largest", "baseline"]
         origins = [*named, *["random"] * self._spec.random_starts]
         proposals: list[Proposal] = []
-        for origin in origins[begun : begun + count]:
+        for origin in origins[memory.begun : memory.begun + count]:
             proposal = self._founder(origin, taken, rng)
             if proposal is None:
                 break

@@ -64,6 +64,31 @@ def test_a_batch_is_shared_and_filled_by_others_where_an_arm_runs_dry() -> None:
     assert len(portfolio.ask(memory, 200, Random(0))) == 5 + 3 + 100
 
 
+def test_a_guest_shares_the_opening_once_the_favourite_has_begun() -> None:
+    arms = {"first": Counting(0), "guest": Counting(1000), "third": Counting(2000)}
+    portfolio, memory = Portfolio(arms, opening=8, guest=True), SearchMemory()
+    while len(memory.attempts) < 8:
+        proposals = portfolio.ask(memory, 1 if len(memory.attempts) < 4 else 2, Random(0))
+        memory = memory.told(*(attempt(p.arch.genes[0], 0.0, p.origin) for p in proposals))
+    names = [attempt.origin.partition("/")[0] for attempt in memory.attempts]
+    assert names == ["first", "first", "first", "guest", "first", "guest", "first", "guest"]
+
+
+def test_a_guest_that_says_nothing_is_stood_in_for_and_not_asked_again_in_the_same_breath() -> None:
+    asked: list[int] = []
+
+    class Silent(Counting):
+        def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
+            asked.append(count)
+            return []
+
+    portfolio = Portfolio({"first": Counting(0), "guest": Silent(1000)}, opening=100, guest=True)
+    memory = SearchMemory(tuple(attempt(number, 0.0, "first/step") for number in range(3)))
+    proposals = portfolio.ask(memory, 4, Random(0))
+    assert [proposal.origin for proposal in proposals] == ["first/step"] * 4
+    assert asked == [2]
+
+
 def test_merit_is_one_for_a_new_best_and_nothing_for_a_failure() -> None:
     earlier = tuple(attempt(number, float(number)) for number in range(4))
     assert merit(attempt(9, 10.0), earlier) == 1.0
