@@ -19,6 +19,7 @@ from server.store.specs import (
     trains,
 )
 from server.store.tables import Candidate
+from workers.evaluators.table import TableEvaluator
 from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
 from workers.journal import StoreJournal
 from workers.llm import LanguageModel, LLMBudget
@@ -51,6 +52,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     )
     talks = speaker(spec.config.proposer) is not None
     signature = _signature(setup)
+    evaluator = evaluator_of(setup)
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
@@ -71,6 +73,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         slow_proposer=talks,
         earlier=attempts(spec, space, earlier),
         inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
+        held_out=evaluator.report if isinstance(evaluator, TableEvaluator) else None,
     )
 
 

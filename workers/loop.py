@@ -5,7 +5,7 @@ any point goes on from them: finished evaluations are read back, those in flight
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -63,6 +63,8 @@ class Search:
     """What other jobs have found that this one may learn from."""
     inherits: bool = False
     """Trials start from the weights of what was measured before them."""
+    held_out: Callable[[Architecture], Mapping[str, float]] | None = None
+    """What is known of an architecture that no proposer may see; told of the winner, in the end."""
 
 
 @dataclass
@@ -97,7 +99,11 @@ class _State:
     others: int = 0
     """Rows of the job that are no points of the space: what a scale job trains beside its search."""
     best: float | None = None
+    """Of the first objective."""
+    front: list[tuple[float, ...]] = field(default_factory=list)
+    """Scores that no others dominate; with one objective the best alone."""
     since_best: int = 0
+    """Evaluations since the front last grew."""
     failures: int = 0
     first_reason: str = ""
     device_seconds: float = 0.0
@@ -113,7 +119,8 @@ def run_search(claim: Claim, search: Search, beat: Beat) -> None:
         state, reason = drive(claim, search, beat)
     finally:
         search.executor.stop()
-    claim.finish(state, reason=reason, result=incumbent(claim) if state is JobState.SUCCEEDED else None)
+    result = _result(claim, search) if state is JobState.SUCCEEDED else None
+    claim.finish(state, reason=reason, result=result)
 
 
 def drive(claim: Claim, search: Search, beat: Beat) -> tuple[JobState, str]:
@@ -498,10 +505,13 @@ def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> 
         state.failures = 0
         if attempt.origin == "baseline":
             state.reference = dict(attempt.metrics)
-    if attempt.score is not None and attempt.violation == 0 and _better(attempt.score, state.best):
-        state.best, state.since_best = attempt.score, 0
-    else:
-        state.since_best += 1
+    state.since_best += 1
+    if attempt.scores is None or attempt.score is None or attempt.violation:
+        return
+    state.best = attempt.score if state.best is None else max(state.best, attempt.score)
+    if not any(_as_good(other, attempt.scores) for other in state.front):
+        kept = [other for other in state.front if not _as_good(attempt.scores, other)]
+        state.front, state.since_best = [*kept, attempt.scores], 0
 
 
 def _related(measured: Measurement, reference: Mapping[str, float]) -> dict[str, float]:
@@ -513,13 +523,22 @@ def _related(measured: Measurement, reference: Mapping[str, float]) -> dict[str,
     }
 
 
-def _better(score: float, best: float | None) -> bool:
-    return best is None or score > best
+def _as_good(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is no worse than `other` in any objective."""
+    return all(ours >= theirs for ours, theirs in zip(one, other, strict=True))
 
 
 def _metrics(row: Candidate) -> dict[str, float]:
     """What a row says of its candidate: the metrics, and the costs that are columns of their own."""
     return {"params": row.params, "macs": row.macs, **row.metrics}
+
+
+def _result(claim: Claim, search: Search) -> dict[str, Any]:
+    """The incumbent, and what the search did not see of it."""
+    found = incumbent(claim)
+    if search.held_out is None or found["best"] is None:
+        return found
+    return {**found, "held_out": dict(search.held_out(search.space.parse_key(found["key"])))}
 
 
 def incumbent(claim: Claim) -> dict[str, Any]:

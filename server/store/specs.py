@@ -108,7 +108,8 @@ class Budget(Spec):
     target: float | None = None
     """Stop once the first objective has reached this value."""
     patience: int | None = Field(None, ge=1)
-    """Stop after so many evaluations in a row without a new best."""
+    """Stop after so many evaluations in a row without a new best; with several objectives, without one that
+    no other dominates."""
 
 
 # -------------------------------------------------------------------- who proposes
@@ -123,7 +124,7 @@ class EvolutionProposer(Spec):
     population: int = Field(10, ge=2, le=10_000)
     """Regularised evolution (Real et al. 2019): the youngest members that may be parents."""
     sample: int = Field(5, ge=1, le=10_000)
-    """Tournament size."""
+    """Tournament size; with several objectives it is two, as in NSGA-II."""
     crossover: float = Field(0.2, ge=0, le=1)
     """Share of children with two parents."""
 

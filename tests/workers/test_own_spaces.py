@@ -58,7 +58,7 @@ def data_root(tmp_path: Path) -> Path:
     root = tmp_path / "data"
     (root / "tables").mkdir(parents=True)
     rows = [
-        {"key": f"our-space:{depth}-{width}", "val_accuracy": 10.0 * depth + width}
+        {"key": f"our-space:{depth}-{width}", "val_accuracy": 10.0 * depth + width, "test_accuracy": 7.0}
         for depth in range(3)
         for width in range(2)
     ]
@@ -82,6 +82,10 @@ def test_a_file_and_a_table_are_all_that_a_search_needs(
         best = client.get(f"/v1/jobs/{job.json()['id']}/best").json()
         assert best["architecture"] == {"depth": 3, "width": 16}
         assert best["metrics"] == {"val_accuracy": 21.0}
+        assert all("test_accuracy" not in row.metrics for row in claim.candidates())
+        ended = client.get(f"/v1/jobs/{job.json()['id']}").json()
+        assert ended["result"]["held_out"] == {"test_accuracy": 7.0}
+        assert "test_accuracy 7" in client.get(f"/jobs/{ended['id']}").text
         assert client.get(f"/candidates/{best['id']}").status_code == 200
     app.state.store.engine.dispose()
 

@@ -50,6 +50,23 @@ def test_a_search_stops_when_patience_is_over(sqlite_store: Store, tmp_path: Pat
     assert len(executor.asked) <= 4 + 2  # two may be in flight
 
 
+def test_patience_lasts_while_the_front_of_several_objectives_grows(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    trials: list[str] = []
+
+    def ever_smaller_and_worse(task: TrialTask) -> dict[str, float]:
+        trials.append(task.id)
+        place = min(len(trials), 8)
+        return {"score": -place, "loss": -place}  # until the eighth, each is better in one of the two
+
+    objectives = [{"metric": "score"}, {"metric": "loss", "goal": "minimize"}]
+    request = {**budget(evaluations=40, patience=3), "objectives": objectives}
+    job, executor = searched(sqlite_store, tmp_path, ever_smaller_and_worse, **request)
+    assert job.reason == "no new best in 3 evaluations"
+    assert 8 + 3 <= len(executor.asked) <= 8 + 3 + 2
+
+
 def test_a_search_stops_when_its_wall_time_is_over(sqlite_store: Store, tmp_path: Path) -> None:
     job, executor = searched(sqlite_store, tmp_path, by_params, **budget(wall_time_s=1e-9))
     assert job.reason == "the wall time of the budget is used"

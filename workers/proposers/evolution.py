@@ -8,6 +8,8 @@ from workers.proposers.dominance import survivors
 from workers.proposers.proposer import Problem, Proposal
 from workers.proposers.region import Region, Taken
 
+MOTHERS = 10  # tried for one child, before a random point takes its place
+
 
 class Evolution:
     """With one objective the youngest attempts are the population, and the oldest dies of age.
@@ -28,7 +30,7 @@ class Evolution:
         while len(proposals) < count:
             proposal = None
             if parents and len(proposals) >= founding:
-                proposal = self._child(parents, taken, rng)
+                proposal = self._offspring(parents, taken, rng)
             if proposal is None:
                 proposal = self._founder(taken, rng)
             if proposal is None:
@@ -57,6 +59,11 @@ class Evolution:
         arch = self._region.draw(taken, rng)
         return None if arch is None else Proposal(arch, "random")
 
+    def _offspring(self, parents: list[Attempt], taken: Taken, rng: Random) -> Proposal | None:
+        """A new child; a mother whose surroundings are used up is passed over for another."""
+        children = (self._child(parents, taken, rng) for _ in range(MOTHERS))
+        return next((child for child in children if child is not None), None)
+
     def _child(self, parents: list[Attempt], taken: Taken, rng: Random) -> Proposal | None:
         mother = self._winner(parents, rng).arch
         if len(parents) > 1 and rng.random() < self._spec.crossover:
@@ -69,8 +76,9 @@ class Evolution:
         return None if child is None else Proposal(child, "mutation", (mother,))
 
     def _winner(self, parents: list[Attempt], rng: Random) -> Attempt:
-        """Tournament selection."""
-        entrants = rng.sample(range(len(parents)), min(self._spec.sample, len(parents)))
+        """Tournament selection; of two for several objectives, or the ends of the front would win all."""
+        size = 2 if self._several else self._spec.sample
+        entrants = rng.sample(range(len(parents)), min(size, len(parents)))
         if self._several:
             return parents[min(entrants)]
         return min((parents[i] for i in entrants), key=lambda a: (a.violation, -(a.score or 0.0)))

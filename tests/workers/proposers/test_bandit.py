@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
+from search_spaces import find
 from search_spaces.space import Architecture, Choice, Cost, ModelSpec, SearchSpace
-from server.store.specs import EvolutionProposer
+from server.store.specs import EvolutionProposer, Objective
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.evolution import Evolution
 from workers.proposers.local import standpoint
@@ -102,6 +103,20 @@ def test_credit_is_read_from_the_origins() -> None:
     )
     earned, spent = credits(memory, ["a", "b"])
     assert earned["a"] == 0.0 < earned["b"] == pytest.approx(spent["b"])
+
+
+def test_evolution_passes_over_a_parent_whose_surroundings_are_used_up() -> None:
+    # Small cells are mostly one network, and the smallest, an end of the front, wins many tournaments.
+    space = find("nasbench201")
+    problem = Problem(space, objectives=(Objective(metric="a"), Objective(metric="b")))
+    evolution, memory = Evolution(EvolutionProposer(), problem), SearchMemory()
+    for step in range(120):
+        (proposal,) = evolution.ask(memory, 1, Random(step))
+        cost = space.cost_of(proposal.arch)
+        scores = (float(sum(gene * gene for gene in proposal.arch.genes)), -float(cost.params))
+        memory = memory.told(Attempt(proposal.arch, scores, cost, origin=proposal.origin))
+    late = [attempt.origin for attempt in memory.attempts[20:]]
+    assert late.count("random") <= 15
 
 
 def test_local_search_stands_on_the_best_since_the_last_restart() -> None:
