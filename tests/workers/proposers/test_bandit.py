@@ -113,7 +113,7 @@ def test_evolution_passes_over_a_parent_whose_surroundings_are_used_up() -> None
     for step in range(120):
         (proposal,) = evolution.ask(memory, 1, Random(step))
         cost = space.cost_of(proposal.arch)
-        scores = (float(sum(gene * gene for gene in proposal.arch.genes)), -float(cost.params))
+        scores = (float(cost.macs), -float(cost.params))
         memory = memory.told(Attempt(proposal.arch, scores, cost, origin=proposal.origin))
     late = [attempt.origin for attempt in memory.attempts[20:]]
     assert late.count("random") <= 15
