@@ -127,7 +127,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
 
 # How UNets of these spaces are trained briefly; the evaluation's own defaults suit unet-8.
 SHORT_TRAINING: dict[str, Mapping[str, Any]] = dict.fromkeys(
-    ("unet-32", "unet-64"),
+    ("unet-32", "unet-32-ddpm", "unet-64"),
     {
         **{"steps": 20_000, "learning_rate": 3e-4, "warmup": 500, "timesteps": 4000, "ema": 0.999},
         **{"images": 5000, "sampling_steps": 50},
