@@ -22,6 +22,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_memory.app, name="memory")
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
+NOT_FOUND = 404
 
 Url = Annotated[str, typer.Option(envvar="ARCHSMITH_URL", help="Address of the server.")]
 Key = Annotated[str, typer.Option(envvar="ARCHSMITH_API_KEY", help="API key.", show_default=False)]
@@ -180,13 +181,24 @@ def show(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = Fals
     """Show one job: its state, and the best candidate so far."""
     client = _client(url, api_key)
     job = client.job(job_id)
-    best = next(client.candidates(job_id, sort="score", descending=True, limit=1), None)
+    best = _best(client, job_id)
     if as_json:
         _print_json({**job, "best": best})
         return
     from server.terminal import print_job
 
     print_job(job, best, client.url)
+
+
+def _best(client: "Client", job_id: str) -> dict[str, Any] | None:
+    from server.client import ApiError
+
+    try:
+        return client.best(job_id)
+    except ApiError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
 
 
 @app.command()

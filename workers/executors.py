@@ -186,6 +186,12 @@ def evaluator_of(setup: TrialSetup) -> Evaluator:
     return make_evaluator(spec, space, dataset, data_root=data_root, cache=cache, device=device)
 
 
+def measured_as(setup: TrialSetup) -> str:
+    """The evaluator's signature, and whose latency was measured: times of another device are no evidence."""
+    measured = evaluator_of(setup).signature
+    return f"{measured}/latency-{setup.device}" if setup.latency else measured
+
+
 def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     """Evaluates one candidate and keeps the files that it leaves. Raises TrialFailed."""
     setup = task.setup

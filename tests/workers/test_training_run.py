@@ -29,7 +29,7 @@ from workers.executors import (
     TrialTask,
     Update,
 )
-from workers.loop import run_search
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.training import features
 from workers.training_run import TrainingFailed, run_training
