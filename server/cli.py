@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the job or the operation failed; 2 wrong usage; 3 no serve
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -243,12 +243,16 @@ def export(
     job_id: str,
     out: Annotated[Path | None, typer.Option(help="The ZIP file to write; JOB_ID.zip if left out.")] = None,
     candidate: Annotated[str, typer.Option(help="A candidate of the job; its best if left out.")] = "",
+    format: Annotated[
+        Literal["torch", "onnx"], typer.Option(help="`onnx` for what a train job has trained.")
+    ] = "torch",
     url: Url = HOME,
     api_key: Key = "",
 ) -> None:
     """Save a job's network: its architecture, and its weights where it was trained."""
     with _client(url, api_key) as client:
-        typer.echo(client.export(candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")))
+        chosen, target = candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")
+        typer.echo(client.export(chosen, target, format=format))
 
 
 @app.command()

@@ -166,6 +166,7 @@ def compose_training(
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.resources.timeout_s,
         trains=True,
+        onnx=True,
     )
     cost = space.cost_of(arch)
     candidate = NewCandidate(
