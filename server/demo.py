@@ -26,10 +26,8 @@ REQUEST: dict[str, Any] = {
     "dataset": "digits",
     "config": {
         "proposer": {"kind": "evolution", "population": 6, "sample": 3},
-        "confirm": {
-            "top": 2,
-            "seeds": 1,
-        },  # three more trainings, with the baseline's: what a demo has time for
+        # three more trainings, with the baseline's: what a demo has time for
+        "confirm": {"top": 2, "seeds": 1},
     },
 }
 

@@ -101,8 +101,10 @@ def _announce(claim: Claim, chosen: Mapping[Architecture, str], seeds: Sequence[
 
 
 def _again(search: Search, chosen: Mapping[Architecture, str], seed: int) -> Search:
-    """The search over what was chosen, with another seed. Networks start from their own first weights, also
-    where those of the search took over others': whose, hung on what was tried before.
+    """The search over what was chosen, with another seed.
+
+    Networks start from their own first weights, also where the search let them inherit: what they inherited
+    hung on what had been tried before.
     """
     assert isinstance(search.spec, SearchSpec)
     setup, evaluator = search.setup, search.spec.config.evaluator
