@@ -13,7 +13,7 @@ from pathlib import Path
 from search_spaces.cell import NASBENCH201
 from search_spaces.channels import CHANNEL_MOBILENET, CHANNEL_RESNET
 from search_spaces.diffusion_unet import NAMED as NAMED_UNETS
-from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_64
+from search_spaces.diffusion_unet import UNET_8, UNET_32, UNET_32_DDPM, UNET_64
 from search_spaces.macro import MACRO_8, NASBENCH_MACRO
 from search_spaces.mobile import MOBILE_64, MOBILE_IMAGENET
 from search_spaces.scaling import (
@@ -30,6 +30,7 @@ from search_spaces.space import Architecture, SearchSpace
 SPACES: dict[str, SearchSpace] = {
     "unet-8": UNET_8,
     "unet-32": UNET_32,
+    "unet-32-ddpm": UNET_32_DDPM,
     "unet-64": UNET_64,
     "scalenet": SCALENET_SPACE,
     "scalenet-base": SCALENET_BASE_SPACE,

@@ -1,7 +1,8 @@
 """DiffNAS (arXiv 2310.04750): width, depth and attention of a diffusion UNet at every resolution.
 
 The paper's own table of options is not public. These are our reconstruction around its base model, the
-networks of Improved DDPM (arXiv 2102.09672), whose published configurations are points of the spaces.
+networks of Improved DDPM (arXiv 2102.09672), whose published configurations are points of the spaces. That
+paper's own baseline, the network of DDPM (arXiv 2006.11239), is a point of a space beside them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,6 +191,11 @@ IDDPM_CIFAR10: dict[str, Option] = {
     **{"blocks_32": 3, "blocks_16": 3, "blocks_8": 3, "blocks_4": 3},
     **{"attention_16": True, "attention_8": True, "attention_4": False, "heads": 4},
 }
+DDPM_CIFAR10: dict[str, Option] = {
+    **{"channels_32": 128, "channels_16": 256, "channels_8": 256, "channels_4": 256},
+    **{"blocks_32": 2, "blocks_16": 2, "blocks_8": 2, "blocks_4": 2},
+    **{"attention_16": True, "attention_8": False, "attention_4": False, "heads": 1},
+}
 IDDPM_IMAGENET64: dict[str, Option] = {
     **{"channels_64": 128, "channels_32": 256, "channels_16": 384, "channels_8": 512},
     **{"blocks_64": 3, "blocks_32": 3, "blocks_16": 3, "blocks_8": 3},
@@ -212,14 +218,16 @@ UNET_8 = unet_space(
     + "128 networks: small enough to train each for seconds on one CPU core.",
 )
 
+LEVELS_32 = (
+    Level(32, (64, 96, 128, 160, 192), attention=(False,)),
+    Level(16, (128, 192, 256, 320, 384)),
+    Level(8, (128, 192, 256, 320, 384)),
+    Level(4, (128, 192, 256, 320, 384)),
+)
+
 UNET_32 = unet_space(
     "unet-32",
-    (
-        Level(32, (64, 96, 128, 160, 192), attention=(False,)),
-        Level(16, (128, 192, 256, 320, 384)),
-        Level(8, (128, 192, 256, 320, 384)),
-        Level(4, (128, 192, 256, 320, 384)),
-    ),
+    LEVELS_32,
     Fixed(dropout=0.3),
     heads=(1, 2, 4, 8),
     baseline=IDDPM_CIFAR10,
@@ -227,6 +235,19 @@ UNET_32 = unet_space(
     + ABOUT_HEADS
     + "Images are 32x32 RGB (CIFAR-10); there is no attention at 32. The network also predicts the variance. "
     + "The baseline is Improved DDPM's CIFAR-10 network, 52.5 M parameters and 8.39 G MACs.",
+)
+
+UNET_32_DDPM = unet_space(
+    "unet-32-ddpm",
+    LEVELS_32,
+    Fixed(film=False, learned_sigma=False, dropout=0.1),
+    heads=(1, 2, 4, 8),
+    baseline=DDPM_CIFAR10,
+    about=ABOUT
+    + ABOUT_HEADS
+    + "Images are 32x32 RGB (CIFAR-10); there is no attention at 32. As in DDPM, the time only shifts the "
+    + "features and the variance is fixed. The baseline is DDPM's CIFAR-10 network, 35.7 M parameters and "
+    + "6.22 G MACs.",
 )
 
 UNET_64 = unet_space(
@@ -249,6 +270,7 @@ UNET_64 = unet_space(
 
 
 NAMED: dict[str, Architecture] = {
+    "ddpm-cifar10": UNET_32_DDPM.encode(DDPM_CIFAR10),
     "iddpm-cifar10": UNET_32.encode(IDDPM_CIFAR10),
     "iddpm-imagenet64": UNET_64.encode(IDDPM_IMAGENET64),
 }

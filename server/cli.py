@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the job or the operation failed; 2 wrong usage; 3 no serve
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -22,6 +22,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_memory.app, name="memory")
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
+NOT_FOUND = 404
 
 Url = Annotated[str, typer.Option(envvar="ARCHSMITH_URL", help="Address of the server.")]
 Key = Annotated[str, typer.Option(envvar="ARCHSMITH_API_KEY", help="API key.", show_default=False)]
@@ -180,13 +181,24 @@ def show(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = Fals
     """Show one job: its state, and the best candidate so far."""
     client = _client(url, api_key)
     job = client.job(job_id)
-    best = next(client.candidates(job_id, sort="score", descending=True, limit=1), None)
+    best = _best(client, job_id)
     if as_json:
         _print_json({**job, "best": best})
         return
     from server.terminal import print_job
 
     print_job(job, best, client.url)
+
+
+def _best(client: "Client", job_id: str) -> dict[str, Any] | None:
+    from server.client import ApiError
+
+    try:
+        return client.best(job_id)
+    except ApiError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
 
 
 @app.command()
@@ -231,12 +243,16 @@ def export(
     job_id: str,
     out: Annotated[Path | None, typer.Option(help="The ZIP file to write; JOB_ID.zip if left out.")] = None,
     candidate: Annotated[str, typer.Option(help="A candidate of the job; its best if left out.")] = "",
+    format: Annotated[
+        Literal["torch", "onnx"], typer.Option(help="`onnx` for what a train job has trained.")
+    ] = "torch",
     url: Url = HOME,
     api_key: Key = "",
 ) -> None:
     """Save a job's network: its architecture, and its weights where it was trained."""
     with _client(url, api_key) as client:
-        typer.echo(client.export(candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")))
+        chosen, target = candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")
+        typer.echo(client.export(chosen, target, format=format))
 
 
 @app.command()

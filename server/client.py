@@ -122,9 +122,13 @@ class Client:
         with self._http.stream("GET", f"/v1/artifacts/{artifact_id}") as response:
             return _saved(response, target)
 
-    def export(self, candidate_id: str, target: Path) -> Path:
-        """Writes a candidate's ZIP file: its architecture, and its weights where it was trained."""
-        with self._http.stream("POST", f"/v1/candidates/{candidate_id}/export") as response:
+    def export(self, candidate_id: str, target: Path, *, format: str = "torch") -> Path:
+        """Writes a candidate's ZIP file: its architecture, and its weights where it was trained.
+
+        With the format `onnx`, it is the network of a train job as ONNX.
+        """
+        path = f"/v1/candidates/{candidate_id}/export"
+        with self._http.stream("POST", path, params={"format": format}) as response:
             return _saved(response, target)
 
     def export_memory(self, **filters: str) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Jobs in the terminal: tables, and a progress bar that the event stream moves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -9,6 +9,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -46,6 +47,8 @@ def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) 
     }
     if best is not None and best["score"] is not None:
         rows["best"] = describe(best, job["spec"]["objectives"][0]["metric"])
+    if figures := (job["result"] or {}).get("confirmed"):
+        rows["confirmed"] = confirmed(figures)
     for name, value in rows.items():
         table.add_row(f"[dim]{name}[/]", value)
     Console().print(table)
@@ -54,6 +57,14 @@ def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) 
 def describe(candidate: Mapping[str, Any], metric: str) -> str:
     options = " ".join(f"{name}={value}" for name, value in candidate["architecture"].items())
     return f"#{candidate['number']}  {metric} {candidate['metrics'][metric]:.4g}  ({options})"
+
+
+def confirmed(figures: Mapping[str, Any]) -> str:
+    """What the winner came to under new seeds, and what the search had measured."""
+    spread = "" if figures["sd"] is None else f" ± {figures['sd']:.2g}"
+    seeds = f"{len(figures['seeds'])} new seed{'s' if len(figures['seeds']) > 1 else ''}"
+    found = f"{figures['first']:.4g} in the search"
+    return f"{figures['metric']} {figures['mean']:.4g}{spread} with {seeds}; {found}"
 
 
 def follow(client: Client, job_id: str) -> None:
@@ -65,17 +76,31 @@ def follow(client: Client, job_id: str) -> None:
         TimeElapsedColumn(), TextColumn("{task.fields[best]}"),
     )  # fmt: skip
     with Progress(*columns) as progress:
-        bar, told = shows(progress, job), ""
+        bar: _Bar = shows(progress, job)
+        told = ""
         for event in client.events(job_id):
             noun, _, verb = event["kind"].partition(".")
             if noun == "job":
                 progress.update(bar.task, description=verb.replace("_", " "))
             elif noun == "candidate":
                 bar.moved(verb, event["data"])
+            elif verb == "confirming":
+                again = len(event["data"]["candidates"]) * len(event["data"]["seeds"])
+                progress.reset(bar.task, total=again, description="measuring the best again", best="")
+                bar = _ConfirmationBar(progress, bar.task)
+            elif verb == "confirmed":
+                progress.console.print(Text(confirmed(event["data"])))
             elif verb == "fell_back" and event["data"]["reason"] != told:
                 told = event["data"]["reason"]
                 console = progress.console
                 console.print("[yellow]others propose in the language model's place:[/]", Text(told))
+
+
+class _Bar(Protocol):
+    task: TaskID
+
+    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+        """Takes an event of a candidate."""
 
 
 class _SearchBar:
@@ -95,6 +120,17 @@ class _SearchBar:
         elif verb == "failed":
             self.progress.update(self.task, advance=1)
             self.progress.console.print(f"[red]a candidate failed:[/] {data.get('reason', '')}")
+
+
+class _ConfirmationBar:
+    """A step for every candidate that has been measured again."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+
+    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+        if verb in ("completed", "failed"):
+            self.progress.update(self.task, advance=1)
 
 
 class _TrainingBar:

@@ -20,7 +20,7 @@ from server.store.specs import (
 )
 from server.store.tables import Candidate
 from workers.evaluators.table import TableEvaluator
-from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of
+from workers.executors import Executor, InlineExecutor, TrialSetup, evaluator_of, measured_as
 from workers.journal import StoreJournal
 from workers.llm import LanguageModel, LLMBudget
 from workers.loop import Search, attempts
@@ -51,8 +51,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         watched=_watched(spec),
     )
     talks = speaker(spec.config.proposer) is not None
-    signature = _signature(setup)
-    evaluator = evaluator_of(setup)
+    evaluator, signature = evaluator_of(setup), measured_as(setup)
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
@@ -82,12 +81,6 @@ def _watched(spec: SearchSpec) -> Watch | None:
         return None
     lead = spec.objectives[0]
     return Watch(lead.metric, lead.goal is Goal.MAXIMIZE)
-
-
-def _signature(setup: TrialSetup) -> str:
-    """The evaluator's, and where a latency was measured: times of another device are no evidence."""
-    measured = evaluator_of(setup).signature
-    return f"{measured}/latency-{setup.device}" if setup.latency else measured
 
 
 def _language_model(settings: WorkerSettings) -> LanguageModel | None:
@@ -131,7 +124,7 @@ def _judgements(claim: Claim, setup: TrialSetup) -> Iterator[list[dict[str, floa
     from workers.tune import judgement
 
     for row in claim.candidates():
-        if row.finished_at is not None and row.origin != "baseline":
+        if row.finished_at is not None and row.origin != "baseline" and row.confirms is None:
             curve = claim.store.points(row.id)
             yield [judgement(setup, point.step, point.metrics) for point in curve]
 
@@ -175,6 +168,7 @@ def compose_training(
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.resources.timeout_s,
         trains=True,
+        onnx=True,
     )
     cost = space.cost_of(arch)
     candidate = NewCandidate(

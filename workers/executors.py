@@ -71,6 +71,8 @@ class TrialSetup:
     watched: Watch | None = None
     """With early stopping: the objective, by which a candidate is judged where reports hold it; else what its
     evaluator watches decides."""
+    onnx: bool = False
+    """Leave the trained network as an ONNX file too."""
     latency: bool = False
     """Measure `latency_ms` too, where the evaluator does not know it."""
 
@@ -186,6 +188,12 @@ def evaluator_of(setup: TrialSetup) -> Evaluator:
     return make_evaluator(spec, space, dataset, data_root=data_root, cache=cache, device=device)
 
 
+def measured_as(setup: TrialSetup) -> str:
+    """The evaluator's signature, and whose latency was measured: times of another device are no evidence."""
+    measured = evaluator_of(setup).signature
+    return f"{measured}/latency-{setup.device}" if setup.latency else measured
+
+
 def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     """Evaluates one candidate and keeps the files that it leaves. Raises TrialFailed."""
     setup = task.setup
@@ -225,6 +233,10 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
                 raise TrialFailed(f"the weights of {arch.key} are gone from the artifact store")
             trial = replace(trial, donor=(arch, weights))
         measurement = _whole(task, evaluator.evaluate(trial, report))
+        if setup.onnx:
+            from workers.onnx_file import save_onnx  # a search does not wait for PyTorch
+
+            save_onnx(find(setup.space), task.arch, setup.dataset, folder)
         return Done(task.id, measurement, artifacts.put_folder(folder, place))
 
 

@@ -17,8 +17,9 @@ from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
 from workers.compose_scale import compose_scale
-from workers.loop import SearchFailed, run_search
+from workers.loop import SearchFailed
 from workers.scale_run import ScalingFailed, run_scale
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.training_run import TrainingFailed, run_training
 

@@ -65,6 +65,8 @@ class Search:
     """Trials start from the weights of what was measured before them."""
     held_out: Callable[[Architecture], Mapping[str, float]] | None = None
     """What is known of an architecture that no proposer may see; told of the winner, in the end."""
+    confirms: Mapping[Architecture, str] = field(default_factory=dict)
+    """Where this search measures candidates of the job again, with its own seed: their ids."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class _State:
     ids: dict[Architecture, str] = field(default_factory=dict)
     begun: int = 0
     others: int = 0
-    """Rows of the job that are no points of the space: what a scale job trains beside its search."""
+    """Rows of the job that are not of this search: what a scale job trains beside it, what is confirmed."""
     best: float | None = None
     """Of the first objective."""
     front: list[tuple[float, ...]] = field(default_factory=list)
@@ -113,18 +115,11 @@ class _State:
     """Why the proposer ends the search, where it does."""
 
 
-def run_search(claim: Claim, search: Search, beat: Beat) -> None:
-    """Runs the job to its end, or until the user pauses or cancels it. Raises SearchFailed and LostClaim."""
-    try:
-        state, reason = drive(claim, search, beat)
-    finally:
-        search.executor.stop()
-    result = _result(claim, search) if state is JobState.SUCCEEDED else None
-    claim.finish(state, reason=reason, result=result)
-
-
 def drive(claim: Claim, search: Search, beat: Beat) -> tuple[JobState, str]:
-    """Searches to the end, or until the user pauses or cancels the job: where it then stands, and why."""
+    """Searches to the end, or until the user pauses or cancels the job: where it then stands, and why.
+
+    Raises SearchFailed and LostClaim.
+    """
     return _Loop(claim, search, beat).run()
 
 
@@ -266,11 +261,12 @@ class _Loop:
             signature=self.search.signature,
             parents=[self.state.ids[parent] for parent in proposal.parents if parent in self.state.ids],
             note=proposal.note,
+            confirms=self.search.confirms.get(proposal.arch),
         )
 
     def _task(self, flight: _Flight) -> TrialTask:
         known = {name: getattr(flight.cost, name) for name in self.costs}
-        judged = flight.origin != "baseline"
+        judged = flight.origin != "baseline" and not self.search.confirms
         return TrialTask(
             flight.id,
             flight.arch,
@@ -436,8 +432,8 @@ def _restore(claim: Claim, search: Search) -> _State:
     """The state that the job's rows tell of. Raises SearchFailed where they were measured otherwise."""
     state = _State(SearchMemory(earlier=search.earlier))
     everything = claim.candidates()
-    rows = [row for row in everything if row.space == search.space.name]
-    others = [row for row in everything if row.space != search.space.name]
+    rows = [row for row in everything if _is_of(search, row)]
+    others = [row for row in everything if not _is_of(search, row)]
     _check_alike(rows, search.signature)
     state.others = len(others)
     state.device_seconds = sum(row.device_seconds for row in others)
@@ -462,6 +458,12 @@ def _restore(claim: Claim, search: Search) -> _State:
             state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries, row.device_seconds)
             state.memory = state.memory.asked(arch)
     return state
+
+
+def _is_of(search: Search, row: Candidate) -> bool:
+    if search.confirms:
+        return row.confirms is not None and row.signature == search.signature
+    return row.confirms is None and row.space == search.space.name
 
 
 def _check_alike(rows: Sequence[Candidate], signature: str) -> None:
@@ -531,14 +533,6 @@ def _as_good(one: Sequence[float], other: Sequence[float]) -> bool:
 def _metrics(row: Candidate) -> dict[str, float]:
     """What a row says of its candidate: the metrics, and the costs that are columns of their own."""
     return {"params": row.params, "macs": row.macs, **row.metrics}
-
-
-def _result(claim: Claim, search: Search) -> dict[str, Any]:
-    """The incumbent, and what the search did not see of it."""
-    found = incumbent(claim)
-    if search.held_out is None or found["best"] is None:
-        return found
-    return {**found, "held_out": dict(search.held_out(search.space.parse_key(found["key"])))}
 
 
 def incumbent(claim: Claim) -> dict[str, Any]:

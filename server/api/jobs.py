@@ -11,19 +11,22 @@ from server.api.schemas import (
     ArtifactView,
     CandidateDetail,
     CandidateView,
+    ConfirmationView,
     JobDetail,
     JobView,
     LLMCallView,
     Page,
     PointView,
+    TrialView,
     views,
 )
 from server.store import views as questions
 from server.store.comparison import hypervolumes
+from server.store.confirmations import Confirmation, confirmation_of, confirmations, seed_of
 from server.store.records import NotFound
 from server.store.specs import JobSpec
 from server.store.states import CandidateState, JobState
-from server.store.tables import Artifact, Job
+from server.store.tables import Artifact, Candidate, Job
 
 router = APIRouter(tags=["jobs"])
 
@@ -125,20 +128,22 @@ def candidates(
 
 @router.get("/candidates/{candidate_id}")
 def candidate(candidate_id: str, store: StoreDep) -> CandidateDetail:
-    """One candidate with its curve and files."""
+    """One candidate with its curve and files, and what came of measuring it again."""
     row = store.candidate(candidate_id)
+    confirmed = confirmation_of(store, row)
     return CandidateDetail.model_validate(
         {
             **CandidateView.model_validate(row).model_dump(),
             "curve": views(PointView, store.points(row.id)),
             "artifacts": views(ArtifactView, store.artifacts(row.job_id, row.id)),
+            "confirmation": None if confirmed is None else _confirmation(confirmed),
         }
     )
 
 
 @router.get("/jobs/{job_id}/best")
 def best(job_id: str, store: StoreDep) -> CandidateView:
-    """The incumbent. 404 before the first result."""
+    """The incumbent; of a job that has succeeded, what it ended with. 404 before the first result."""
     store.job(job_id)
     row = questions.best(store, job_id)
     if row is None:
@@ -151,6 +156,40 @@ def pareto(job_id: str, store: StoreDep) -> Page[CandidateView]:
     """The candidates that no other beats in every objective."""
     store.job(job_id)
     return Page(items=views(CandidateView, questions.pareto(store, job_id)))
+
+
+@router.get("/jobs/{job_id}/confirmations")
+def confirmed(job_id: str, store: StoreDep) -> Page[ConfirmationView]:
+    """The candidates that were measured again under new seeds, the best by their mean first."""
+    found = confirmations(store, store.job(job_id))
+    return Page(items=[_confirmation(each) for each in found])
+
+
+def _confirmation(found: Confirmation) -> ConfirmationView:
+    candidate = found.candidate
+    return ConfirmationView(
+        candidate=candidate.id,
+        number=candidate.number,
+        key=candidate.key,
+        origin=candidate.origin,
+        first=candidate.metrics,
+        trials=[_trial(row) for row in found.trials],
+        seeds=sorted(found.seeds),
+        mean=found.mean(),
+        sd=found.sd(),
+    )
+
+
+def _trial(row: Candidate) -> TrialView:
+    return TrialView(
+        id=row.id,
+        seed=seed_of(row),
+        state=row.state,
+        reason=row.reason,
+        metrics=row.metrics,
+        reused_from=row.reused_from,
+        device_seconds=row.device_seconds,
+    )
 
 
 @router.get("/jobs/{job_id}/metrics")

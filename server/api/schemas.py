@@ -81,6 +81,8 @@ class CandidateView(View):
     """How far a measured constraint is broken; 0 when all hold."""
     reused_from: str | None
     """The candidate of an earlier job whose measurement was taken over."""
+    confirms: str | None
+    """The candidate that this measures again, with another seed."""
     tries: int
     device_seconds: float
     created_at: datetime
@@ -129,9 +131,40 @@ class ArtifactView(View):
     created_at: datetime
 
 
+class TrialView(View):
+    """One more measurement of a candidate, with a seed of its own; `id` is that of its record."""
+
+    id: str
+    seed: int
+    state: CandidateState
+    reason: str
+    metrics: dict[str, float]
+    reused_from: str | None
+    device_seconds: float
+
+
+class ConfirmationView(View):
+    """What came of a candidate that was measured again."""
+
+    candidate: str
+    number: int
+    key: str
+    origin: str
+    first: dict[str, float]
+    """What the search had measured, and chosen by."""
+    trials: list[TrialView]
+    seeds: list[int]
+    """The seeds that count: with a budget that ended early, those under which everything was measured."""
+    mean: dict[str, float]
+    sd: dict[str, float]
+    """The sample deviation over the seeds; empty where there is one."""
+
+
 class CandidateDetail(CandidateView):
     curve: list[PointView]
     artifacts: list[ArtifactView]
+    confirmation: ConfirmationView | None
+    """Where it was measured again."""
 
 
 class EventView(View):

@@ -28,7 +28,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """One job, its candidates by state, and the best value so far.
+    """One job, its candidates by state, and the best value so far; of a winner that is confirmed, its mean.
 
     A search is as far as its candidates have ended, a training as the last step that it reported.
     """
@@ -143,8 +143,10 @@ def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
 
 
 def _glance(job: Job, counts: Mapping[str, int], score: float | None, step: int | None) -> Glance:
-    aims = aims_of(job.spec)
+    aims, confirmed = aims_of(job.spec), (job.result or {}).get("confirmed")
     best = aims[0].value(score) if aims and score is not None else None
+    if confirmed is not None:
+        best = confirmed["mean"]  # and not the score that it was chosen by
     return Glance(job, counts, aims, best, step)
 
 

@@ -19,6 +19,7 @@ from server.dashboard.glance import Glance, compared, glances, metric_columns
 from server.dashboard.render import page
 from server.dashboard.session import add_sign_in, signed_in
 from server.store import overview, views
+from server.store.confirmations import confirmation_of, confirmations
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS
 from server.store.records import NotFound, now
 from server.store.scale_methods import SCALE_METHODS
@@ -112,7 +113,7 @@ def job(
     cursor: str = "",
 ) -> Response:
     """One search: how far it is, the incumbent, charts, every candidate, and what happened."""
-    glance, origins = _glance_of(store, job_id), overview.origins(store, job_id)
+    glance = _glance_of(store, job_id)
     trained = _trained(store, glance)
     return page(
         request,
@@ -121,9 +122,11 @@ def job(
         job=glance.job,
         **_found(store, glance),
         **_table(store, glance, sort, descending, CandidateState(state) if state else None, cursor),
-        origins=origins,
+        origins=overview.origins(store, job_id),
         fell_back=overview.fell_back(store, job_id),
-        device_seconds=sum(row.device_seconds for row in origins),
+        confirmations=confirmations(store, glance.job),
+        confirmed=(glance.job.result or {}).get("confirmed"),
+        device_seconds=overview.device_seconds(store, job_id),
         events=overview.latest_events(store, job_id, EVENTS_SHOWN),
         llm=overview.llm_totals(store, job_id),
         files=overview.job_files(store, job_id),
@@ -258,6 +261,8 @@ def candidate(request: Request, job_id: str, candidate_id: str, store: StoreDep)
         parents=parents,
         line=overview.ancestors(store, found, LINEAGE),
         children=overview.children(store, found, CHILDREN),
+        confirmation=confirmation_of(store, found),
+        confirmed=None if found.confirms is None else store.candidate(found.confirms),
         before=before,
         after=after,
         rows=compared(found, baseline, glance.aims),

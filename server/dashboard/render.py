@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from server.dashboard import text
 from server.settings import ServerSettings
+from server.store.confirmations import seed_of
 
 HERE = Path(__file__).parent
 FRAGMENT = "x-fragment"  # the header of a live refresh
@@ -37,6 +38,7 @@ FILTERS = (
     text.compact,
     text.pretty_json,
     text.event_text,
+    seed_of,
 )
 
 TEMPLATES = Environment(

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 NOTHING = "–"
-UNSAID = ("call", "key")  # parts of events that only programs want
+UNSAID = ("call", "key", "confirms")  # parts of events that only programs want
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -111,6 +111,8 @@ def _told(value: object) -> str:
     """Things that have names by their names, and anything else as it is."""
     if isinstance(value, str):
         return value
+    if value is None or isinstance(value, float):
+        return number(value)
     if (
         isinstance(value, list)
         and value

@@ -13,6 +13,7 @@ import fsspec
 
 CHUNK_BYTES = 1 << 20
 WEIGHTS_FILE = "model.safetensors"  # what a trained network leaves
+ONNX_FILE = "model.onnx"  # and what one leaves that a train job has trained
 ARCHITECTURE_FILE = "architecture.json"  # what goes with it in an export
 
 

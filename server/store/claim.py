@@ -32,7 +32,10 @@ class LostClaim(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class NewCandidate:
-    """A proposal that was accepted, priced and is about to be measured."""
+    """A proposal that was accepted, priced and is about to be measured.
+
+    `confirms` is the candidate that it measures again, with another seed.
+    """
 
     key: str
     space: str
@@ -43,6 +46,7 @@ class NewCandidate:
     signature: str
     parents: Sequence[str] = ()
     note: str = ""
+    confirms: str | None = None
     id: str = field(default_factory=new_id)
 
 
@@ -209,6 +213,7 @@ class Claim:
                 "signature": candidate.signature,
                 "parents": list(candidate.parents),
                 "note": candidate.note,
+                "confirms": candidate.confirms,
                 "tries": 1,
                 "created_at": at,
                 **_end(ends.get(candidate.id, _RUNNING), at),
@@ -345,7 +350,9 @@ _END = (
 
 
 def _started(candidate: NewCandidate, number: int) -> NewEvent:
-    data = {"number": number, "key": candidate.key, "origin": candidate.origin}
+    data: dict[str, Any] = {"number": number, "key": candidate.key, "origin": candidate.origin}
+    if candidate.confirms:
+        data["confirms"] = candidate.confirms
     return NewEvent("candidate.started", data, candidate.id)
 
 

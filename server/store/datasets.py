@@ -1,7 +1,9 @@
 """The data sets that jobs may name: what they hold, and where their files come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from search_spaces.space import Architecture, ModelSpec, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,11 @@ DATASETS: dict[str, Dataset] = {
         places=("imagenette2-160", "imagenette2-320", "imagenette2", "imagenette64_800.npz"),
     ),
 }
+
+
+def network_for(space: SearchSpace, arch: Architecture, dataset: str | None) -> ModelSpec:
+    """The network of an architecture; of a classifier, with an output for every class of the data set."""
+    named = space.model_of(arch)
+    if "classification" not in space.tags or dataset is None:
+        return named
+    return replace(named, kwargs={**named.kwargs, "classes": DATASETS[dataset].classes})

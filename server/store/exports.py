@@ -3,7 +3,7 @@
 from typing import Any
 
 from search_spaces import find
-from server.store.datasets import DATASETS
+from server.store.datasets import network_for
 from server.store.tables import Candidate, Job
 
 FORMAT = 1
@@ -15,16 +15,13 @@ def architecture_of(candidate: Candidate, job: Job) -> dict[str, Any]:
     `diffusion` holds the noise process that a noise predictor was trained under; null for other networks.
     """
     space = find(candidate.space)
-    model = space.model_of(space.parse_key(candidate.key))
-    arguments = dict(model.kwargs)
-    if "classification" in space.tags and job.dataset is not None:
-        arguments["classes"] = DATASETS[job.dataset].classes
+    model = network_for(space, space.parse_key(candidate.key), job.dataset)
     return {
         "format": FORMAT,
         "space": candidate.space,
         "key": candidate.key,
         "options": candidate.architecture,
-        "model": {"name": model.name, "arguments": arguments},
+        "model": {"name": model.name, "arguments": dict(model.kwargs)},
         "inputs": list(space.inputs),
         "params": candidate.params,
         "macs": candidate.macs,

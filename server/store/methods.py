@@ -27,6 +27,8 @@ class SearchMethod:
     dataset: str
     proposer: Mapping[str, Any]
     evaluator: Mapping[str, Any] = field(default_factory=dict)
+    confirm: Mapping[str, Any] | None = None
+    """Where trials train: measure the best again, unless a request says otherwise."""
     within_baseline: bool = False
     """Hold UNets to the parameters and MACs of their space's baseline, unless a request has constraints."""
 
@@ -35,11 +37,12 @@ SEARCH_METHODS: dict[str, SearchMethod] = {
     "diffnas": SearchMethod(
         about="Diffusion UNets proposed by a language model with a search memory, trained briefly, scored by "
         "RFID (reconstruction of DiffNAS, arXiv 2310.04750); at the cost of the space's baseline, unless "
-        "constraints say otherwise.",
+        "constraints say otherwise. The winner is the best of three that are trained again with new seeds.",
         space="unet-8",
         dataset="digits",
         proposer={"kind": "llm", "prompt": "diffnas", "share": 0.5},
         evaluator={"kind": "diffusion"},
+        confirm={"top": 3, "seeds": 2},
         within_baseline=True,
     ),
     "ginas": SearchMethod(
@@ -128,7 +131,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
 
 # How UNets of these spaces are trained briefly; the evaluation's own defaults suit unet-8.
 SHORT_TRAINING: dict[str, Mapping[str, Any]] = dict.fromkeys(
-    ("unet-32", "unet-64"),
+    ("unet-32", "unet-32-ddpm", "unet-64"),
     {
         **{"steps": 20_000, "learning_rate": 3e-4, "warmup": 500, "timesteps": 4000, "ema": 0.999},
         **{"images": 5000, "sampling_steps": 50},
@@ -137,6 +140,7 @@ SHORT_TRAINING: dict[str, Mapping[str, Any]] = dict.fromkeys(
 
 # The evaluator that suits a space, by its tags, and what that evaluator's result is judged by.
 EVALUATOR_OF_TAG = {"diffusion": "diffusion", "table": "table", "classification": "train"}
+TRAINING = ("diffusion", "train")  # evaluators whose measurement hangs on a training's seed
 OBJECTIVES: dict[str, list[dict[str, str]]] = {
     "diffusion": [{"metric": "rfid", "goal": "minimize"}],
     "table": [{"metric": "val_accuracy", "goal": "maximize"}],
@@ -167,12 +171,16 @@ def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
     fitting = method.evaluator if method.evaluator.get("kind") in _evaluators_of(space) else {}
     default = {**(fitting or {"kind": _evaluators_of(space)[0]}), **SHORT_TRAINING.get(space.name, {})}
     evaluator = merged(default, config.get("evaluator", {}))
-    trains_unets = isinstance(evaluator, Mapping) and evaluator.get("kind") == "diffusion"
+    kind = evaluator.get("kind") if isinstance(evaluator, Mapping) else None
+    trains_unets = kind == "diffusion"
     if method.within_baseline and trains_unets and space.baseline is not None:
         cost = space.cost_of(space.baseline)
         request.setdefault("constraints", {"params": {"max": cost.params}, "macs": {"max": cost.macs}})
-    baseline = trains_unets and space.baseline is not None
-    request["config"] = {"baseline": baseline, **config, "proposer": proposer, "evaluator": evaluator}
+    filled_in = {
+        "baseline": trains_unets and space.baseline is not None,
+        "confirm": method.confirm if kind in TRAINING else None,
+    }
+    request["config"] = {**filled_in, **config, "proposer": proposer, "evaluator": evaluator}
     if trains_unets and not request["config"]["baseline"]:
         request.setdefault("objectives", [{"metric": "fid", "goal": "minimize"}])
     elif isinstance(evaluator, Mapping):
@@ -242,10 +250,12 @@ def check_search(spec: "SearchSpec") -> None:
             f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
             f"choose one of {_evaluators_of(space)}"
         )
-    if spec.config.trials.early_stopping != "none" and evaluator not in ("diffusion", "train"):
+    if spec.config.trials.early_stopping != "none" and evaluator not in TRAINING:
         raise ValueError(f"config.trials.early_stopping: {evaluator!r} trains nothing that could be stopped")
+    if spec.config.confirm is not None and evaluator not in TRAINING:
+        raise ValueError(f"config.confirm: {evaluator!r} trains nothing that another seed could confirm")
     shape = DATASETS[spec.dataset].shape
-    if evaluator in ("diffusion", "train") and shape != space.inputs:
+    if evaluator in TRAINING and shape != space.inputs:
         raise ValueError(
             f"dataset: {spec.dataset!r} has images of shape {shape}, "
             f"but the networks of space {space.name!r} take {space.inputs}"

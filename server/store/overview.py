@@ -8,6 +8,7 @@ from sqlalchemy import String, case, cast, func, select
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
+from server.store.views import SEARCHED
 
 PROGRESS = "candidate.progress"  # one event for every point of a curve: too many to read one by one
 FELL_BACK = "proposer.fell_back"
@@ -46,6 +47,7 @@ def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
     query = (
         select(Candidate.job_id, func.max(Candidate.score))
         .where(Candidate.job_id.in_(job_ids), Candidate.score.is_not(None), Candidate.violation == 0)
+        .where(SEARCHED)
         .group_by(Candidate.job_id)
     )
     with store.reading() as session:
@@ -67,14 +69,14 @@ def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
 def baseline(store: Store, job_id: str) -> Candidate | None:
     """The published reference point, where the job began with it and it was measured."""
     query = select(Candidate).where(
-        Candidate.job_id == job_id, Candidate.origin == "baseline", Candidate.score.is_not(None)
+        Candidate.job_id == job_id, Candidate.origin == "baseline", Candidate.score.is_not(None), SEARCHED
     )
     with store.reading() as session:
         return session.scalars(query.order_by(Candidate.number).limit(1)).one_or_none()
 
 
 def origins(store: Store, job_id: str) -> list[OriginTotals]:
-    """Totals by origin, the most frequent first."""
+    """Totals of what was proposed by origin, the most frequent first."""
     feasible = case((Candidate.violation == 0, Candidate.score))
     query = (
         select(
@@ -86,12 +88,19 @@ def origins(store: Store, job_id: str) -> list[OriginTotals]:
             func.sum(Candidate.device_seconds),
             func.max(feasible),
         )
-        .where(Candidate.job_id == job_id)
+        .where(Candidate.job_id == job_id, SEARCHED)
         .group_by(Candidate.origin)
         .order_by(func.count().desc(), Candidate.origin)
     )
     with store.reading() as session:
         return [OriginTotals(*row) for row in session.execute(query)]
+
+
+def device_seconds(store: Store, job_id: str) -> float:
+    """What all that the job has measured has taken."""
+    query = select(func.coalesce(func.sum(Candidate.device_seconds), 0.0)).where(Candidate.job_id == job_id)
+    with store.reading() as session:
+        return session.scalars(query).one()
 
 
 def fell_back(store: Store, job_id: str) -> str:
@@ -161,7 +170,7 @@ def children(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
 
 def beside(store: Store, candidate: Candidate) -> tuple[Candidate | None, Candidate | None]:
     """The candidates proposed just before and just after this one."""
-    near = select(Candidate).where(Candidate.job_id == candidate.job_id).limit(1)
+    near = select(Candidate).where(Candidate.job_id == candidate.job_id, SEARCHED).limit(1)
     before = near.where(Candidate.number < candidate.number).order_by(Candidate.number.desc())
     after = near.where(Candidate.number > candidate.number).order_by(Candidate.number)
     with store.reading() as session:

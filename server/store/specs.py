@@ -97,6 +97,7 @@ class Budget(Spec):
     """A search stops at whichever limit it meets first."""
 
     evaluations: int = Field(20, ge=1, le=1_000_000)
+    """Candidates that are searched; what `config.confirm` measures again is not counted."""
     wall_time_s: float | None = Field(None, gt=0)
     """Seconds of running, pauses and queueing not counted."""
     device_hours: float | None = Field(None, gt=0)
@@ -301,6 +302,22 @@ class EarlierJobs(Spec):
 WarmStart = Literal["space"] | EarlierJobs
 
 
+class ConfirmSpec(Spec):
+    """Measures the best of a search again, with seeds that they were not chosen by. The winner is the best by
+    its mean over these; the baseline, where there is one, is measured beside them, so that what is relative
+    is relative to the same seed.
+
+    It takes device and wall time of the budget, as far as the search has left of them. Where they do not last
+    for a seed, the seeds before it decide; where they last for none, the first score does, and the job's
+    reason says so.
+    """
+
+    top: int = Field(3, ge=1, le=100)
+    """The best so many by the first objective; with several objectives, of the Pareto front."""
+    seeds: int = Field(2, ge=1, le=100)
+    """So many new seeds: the search's own plus 1, 2, ..."""
+
+
 class SearchConfig(Spec):
     proposer: ProposerSpec
     evaluator: EvaluatorSpec
@@ -310,6 +327,8 @@ class SearchConfig(Spec):
     warm_start: WarmStart | None = None
     """Show the proposer what earlier jobs of the project have measured in the same space, on the same data
     set and in the same way: those named by `jobs`, or all (`space`). It is evidence, and costs no budget."""
+    confirm: ConfirmSpec | None = None
+    """Measure the best again before one is called the winner. For searches whose trials train."""
 
 
 # -------------------------------------------------------------------- what is trained
@@ -576,6 +595,11 @@ class ScaleConfig(Spec):
     def baseline(self) -> bool:
         """There is no published reference point to measure first."""
         return False
+
+    @property
+    def confirm(self) -> None:
+        """Members of a family are trained to the end instead."""
+        return None
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> Self:

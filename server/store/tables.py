@@ -87,7 +87,10 @@ class Job(Table):
 
 
 class Candidate(Table):
-    """One architecture in one job, and what came of it: a row of search memory."""
+    """One architecture in one job, and what came of it: a row of search memory.
+
+    `confirms` is the candidate of the same job that this row measures again, with another seed.
+    """
 
     __tablename__ = "candidates"
 
@@ -110,6 +113,7 @@ class Candidate(Table):
     violation: Mapped[float] = mapped_column(default=0.0)
     signature: Mapped[str] = mapped_column(String(200), default="")
     reused_from: Mapped[str | None] = mapped_column(String(24))
+    confirms: Mapped[str | None] = mapped_column(String(24))
     tries: Mapped[int] = mapped_column(default=1)
     device_seconds: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[datetime]
@@ -117,7 +121,7 @@ class Candidate(Table):
 
     __table_args__ = (
         Index("candidates_by_number", "job_id", "number", unique=True),
-        Index("candidates_by_key", "job_id", "key", unique=True),
+        Index("candidates_by_key", "job_id", "key", "signature", unique=True),
         Index("candidates_by_score", "job_id", "score"),
         Index("candidates_to_reuse", "signature", "key"),
     )

@@ -11,6 +11,7 @@ from server.store.states import CandidateState
 from server.store.store import Store
 from server.store.tables import Candidate
 
+SEARCHED = Candidate.confirms.is_(None)  # what was proposed, and not what is measured again
 SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
 
 
@@ -45,7 +46,7 @@ def history(store: Store, job_id: str, *, maximize: bool) -> list[HistoryPoint]:
         Candidate.id, Candidate.number, Candidate.scores, Candidate.violation, Candidate.params,
         Candidate.macs, Candidate.origin, Candidate.state, Candidate.reused_from,
     )  # fmt: skip
-    query = select(*columns).where(Candidate.job_id == job_id).order_by(Candidate.number)
+    query = select(*columns).where(Candidate.job_id == job_id, SEARCHED).order_by(Candidate.number)
     sign = 1.0 if maximize else -1.0
     points: list[HistoryPoint] = []
     best: float | None = None
@@ -66,7 +67,7 @@ def counts(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """How many candidates of each job are in each state."""
     query = (
         select(Candidate.job_id, Candidate.state, func.count())
-        .where(Candidate.job_id.in_(job_ids))
+        .where(Candidate.job_id.in_(job_ids), SEARCHED)
         .group_by(Candidate.job_id, Candidate.state)
     )
     found: dict[str, dict[str, int]] = {job_id: {} for job_id in job_ids}
@@ -77,10 +78,15 @@ def counts(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
 
 
 def best(store: Store, job_id: str) -> Candidate | None:
-    """The incumbent: the least violation, then the highest score, then the earliest."""
+    """What the job has ended with; before that the incumbent: the least violation, then the highest score,
+    then the earliest.
+    """
+    ended_with = (store.job(job_id).result or {}).get("best")
+    if ended_with is not None:
+        return store.candidate(ended_with)
     query = (
         select(Candidate)
-        .where(Candidate.job_id == job_id, Candidate.score.is_not(None))
+        .where(Candidate.job_id == job_id, Candidate.score.is_not(None), SEARCHED)
         .order_by(Candidate.violation, Candidate.score.desc(), Candidate.number)
         .limit(1)
     )
@@ -101,7 +107,7 @@ def picked(store: Store, job_id: str, pick: str) -> Candidate | None:
 def pareto(store: Store, job_id: str) -> list[Candidate]:
     """The feasible candidates that no other beats in every objective, by descending first score."""
     query = select(Candidate).where(
-        Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0
+        Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0, SEARCHED
     )
     with store.reading() as session:
         rows = sorted(session.scalars(query), key=lambda row: [-score for score in row.scores or []])
@@ -126,11 +132,12 @@ def candidates_page(
     cursor: str | None = None,
     limit: int = 50,
 ) -> tuple[list[Candidate], str | None]:
-    """One page and the cursor of the next. Rows without a value of the sort key come last.
+    """One page and the cursor of the next. Rows without a value of the sort key come last, those that
+    measure a candidate again stay out.
 
     Raises InvalidCursor for one that is no candidate of this job.
     """
-    query = select(Candidate).where(Candidate.job_id == job_id)
+    query = select(Candidate).where(Candidate.job_id == job_id, SEARCHED)
     if state is not None:
         query = query.where(Candidate.state == state)
     column: Any = getattr(Candidate, sort)

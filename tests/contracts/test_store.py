@@ -669,6 +669,18 @@ def test_what_was_measured_is_found_by_signature_and_key_and_only_when_it_was_co
     assert store.measured("another evaluation", keys, project="default") == {}
 
 
+def test_a_candidate_is_measured_again_only_under_another_signature(store: Store) -> None:
+    claim = claimed(store)
+    first = a_candidate()
+    again = replace(a_candidate(), signature="cost/seed1", confirms=first.id)
+    claim.record([first, again], [an_outcome(first.id), an_outcome(again.id, 3.0)], 1)
+    assert [row.confirms for row in claim.candidates()] == [None, first.id]
+    started = [e.data for e in store.events(claim.job.id) if e.kind == "candidate.started"]
+    assert [data.get("confirms") for data in started] == [None, first.id]
+    with pytest.raises(IntegrityError):
+        claim.begin([replace(again, id=new_id())], 3)
+
+
 def test_times_come_back_as_utc(store: Store) -> None:
     claim = claimed(store)
     row = store.job(claim.job.id)

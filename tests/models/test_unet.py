@@ -113,7 +113,8 @@ def test_variants_have_the_published_parameters(changes: dict[str, object], expe
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("iddpm-cifar10", 52_546_438), ("iddpm-imagenet64", 121_063_942)]
+    ("name", "expected"),
+    [("ddpm-cifar10", 35_746_307), ("iddpm-cifar10", 52_546_438), ("iddpm-imagenet64", 121_063_942)],
 )
 def test_named_architectures_are_the_published_networks(name: str, expected: int) -> None:
     arch = NAMED[name]
@@ -130,10 +131,11 @@ def test_networks_for_64_pixels_have_the_sizes_of_the_scaling_study(base: int, m
 
 
 def test_ddpm_is_a_point_of_the_options() -> None:
-    ddpm = on_meta(
-        blocks=[2] * 4, attention=[False, True, False, False], heads=1, film=False, learned_sigma=False
-    )
-    assert params(ddpm) == 35_746_307  # the 35.7 M of the paper
+    ddpm = {"blocks": [2] * 4, "attention": [False, True, False, False], "heads": 1, "dropout": 0.1}
+    widths = {"base": 128, "time_width": 512, "groups": 32, "film": False, "learned_sigma": False}
+    assert params(on_meta(**ddpm, **widths)) == 35_746_307  # the 35.7 M of the paper
+    arch = NAMED["ddpm-cifar10"]
+    assert find(arch.space).model_of(arch).kwargs == IDDPM_CIFAR10 | ddpm | widths
 
 
 @pytest.mark.parametrize("side", [8, 32, 64])

@@ -4,7 +4,17 @@ from random import Random
 
 import pytest
 
-from search_spaces.diffusion_unet import NAMED, UNET_8, UNET_32, UNET_64, Fixed, Level, unet_cost, unet_space
+from search_spaces.diffusion_unet import (
+    NAMED,
+    UNET_8,
+    UNET_32,
+    UNET_32_DDPM,
+    UNET_64,
+    Fixed,
+    Level,
+    unet_cost,
+    unet_space,
+)
 from search_spaces.space import Cost, InvalidArchitecture
 
 
@@ -13,8 +23,9 @@ def cifar10(**changes: object) -> Cost:
     return unet_cost(32, **{**UNET_32.model_of(NAMED["iddpm-cifar10"]).kwargs, **changes})
 
 
-def test_the_published_network_costs_what_was_published() -> None:
+def test_the_published_networks_cost_what_was_published() -> None:
     assert UNET_32.cost_of(NAMED["iddpm-cifar10"]) == Cost(params=52_546_438, macs=8_386_707_456)
+    assert UNET_32_DDPM.cost_of(NAMED["ddpm-cifar10"]) == Cost(params=35_746_307, macs=6_221_856_768)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +57,7 @@ def test_the_smallest_and_the_largest_network_are_those_of_the_table() -> None:
 def test_the_spaces_have_the_size_of_their_tables() -> None:
     assert UNET_8.size == 128
     assert UNET_32.size == 1_280_000 * 4  # four numbers of heads
-    assert UNET_64.size == UNET_32.size
+    assert UNET_64.size == UNET_32.size == UNET_32_DDPM.size
 
 
 def test_about_half_of_the_space_fits_the_budget_of_the_published_network() -> None:

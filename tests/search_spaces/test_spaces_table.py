@@ -49,7 +49,9 @@ def test_a_built_in_space_is_found() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownSpace, match="no search space 'unet-9'; known: .*unet-32, unet-64, unet-8"):
+    with pytest.raises(
+        UnknownSpace, match="no search space 'unet-9'; known: .*unet-32, unet-32-ddpm, unet-64, unet-8"
+    ):
         find("unet-9")
 
 

@@ -48,11 +48,13 @@ def propose(
     origin: str = "mutation",
     parents: Sequence[str] = (),
     note: str = "",
+    signature: str = "sig",
+    confirms: str | None = None,
 ) -> Candidate:
     """One more running candidate."""
-    cost = SPACE.cost_of(arch)
+    cost, options = SPACE.cost_of(arch), dict(SPACE.decode(arch))
     new = NewCandidate(
-        arch.key, SPACE.name, dict(SPACE.decode(arch)), cost.params, cost.macs, origin, "sig", parents, note
+        arch.key, SPACE.name, options, cost.params, cost.macs, origin, signature, parents, note, confirms
     )
     claim.begin([new], len(claim.candidates()) + 1)
     return claim.store.candidate(new.id)
@@ -62,6 +64,15 @@ def complete(claim: Claim, candidate: Candidate, rfid: float, **more: Any) -> No
     """Ends a candidate of a search that minimizes rfid."""
     metrics: Mapping[str, float] = {"rfid": rfid, "fid": 40 * rfid}
     claim.end([Outcome(candidate.id, CandidateState.COMPLETED, metrics, (-rfid,), **more)])
+
+
+def measure_again(claim: Claim, candidate: Candidate, seed: int, rfid: float | None) -> Candidate:
+    """What a candidate comes to under another seed; still running where that is not known."""
+    arch = SPACE.parse_key(candidate.key)
+    again = propose(claim, arch, origin="confirmation", signature=f"sig/seed{seed}", confirms=candidate.id)
+    if rfid is not None:
+        complete(claim, again, rfid, device_seconds=5.0)
+    return again
 
 
 def fail(claim: Claim, candidate: Candidate, reason: str) -> None:

@@ -28,29 +28,26 @@ WEIGHTS = b"weights, as far as the server knows"
 def a_result(
     client: TestClient,
     spec: JobSpec,
-    weights: Path | None = None,
-    *,
+    *networks: Path,
     space: str = "unet-8",
     key: str = ARCH.key,
 ) -> tuple[str, str]:
-    """Ids of a job that has succeeded, and of its one candidate, whose weights are kept where given."""
+    """Ids of a job that has succeeded, and of its one candidate, of which the given files are kept."""
     store: Store = client.app.state.store  # type: ignore[attr-defined]
     store.create_job(spec)
     claim = store.claim("a worker", timedelta(hours=1))
     assert claim is not None
     new = NewCandidate(key, space, {"some": "options"}, 7, 9, "random", "the signature")
-    files = []
-    if weights is not None:
-        artifacts = client.app.state.artifacts  # type: ignore[attr-defined]
-        files = [artifacts.put(weights, f"{claim.job.id}/{new.id}")]
+    artifacts = client.app.state.artifacts  # type: ignore[attr-defined]
+    files = [artifacts.put(network, f"{claim.job.id}/{new.id}") for network in networks]
     metrics = {"fid": 3.0}
     claim.record([new], [Outcome(new.id, CandidateState.COMPLETED, metrics, (-3.0,), files=files)], 1)
     claim.finish(JobState.SUCCEEDED)
     return claim.job.id, new.id
 
 
-def exported(client: TestClient, candidate_id: str) -> zipfile.ZipFile:
-    answer = client.post(f"/v1/candidates/{candidate_id}/export")
+def exported(client: TestClient, candidate_id: str, query: str = "") -> zipfile.ZipFile:
+    answer = client.post(f"/v1/candidates/{candidate_id}/export{query}")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/zip"
     return zipfile.ZipFile(BytesIO(answer.content))
@@ -60,6 +57,13 @@ def exported(client: TestClient, candidate_id: str) -> zipfile.ZipFile:
 def weights(tmp_path: Path) -> Path:
     file = tmp_path / "model.safetensors"
     file.write_bytes(WEIGHTS)
+    return file
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"a network as ONNX")
     return file
 
 
@@ -104,6 +108,25 @@ def test_a_classifier_is_exported_with_the_classes_of_its_data_set(client: TestC
     assert about["diffusion"] is None
 
 
+def test_an_export_as_onnx_holds_that_in_the_place_of_the_weights(
+    client: TestClient, weights: Path, onnx: Path
+) -> None:
+    _, candidate_id = a_result(client, training(), weights, onnx)
+    with exported(client, candidate_id, "?format=onnx") as archive:
+        assert set(archive.namelist()) == {"architecture.json", "model.onnx"}
+        assert archive.read("model.onnx") == b"a network as ONNX"
+    with exported(client, candidate_id) as archive:
+        assert set(archive.namelist()) == {"architecture.json", "model.safetensors"}
+
+
+def test_what_no_train_job_has_trained_has_no_onnx(client: TestClient, weights: Path) -> None:
+    _, candidate_id = a_result(client, training(), weights)
+    answer = client.post(f"/v1/candidates/{candidate_id}/export?format=onnx")
+    assert answer.status_code == 404
+    assert "has no model.onnx: a train job leaves one" in answer.json()["detail"]
+    assert client.post(f"/v1/candidates/{candidate_id}/export?format=caffe").status_code == 422
+
+
 def test_weights_that_are_gone_are_said_to_be(client: TestClient, weights: Path, tmp_path: Path) -> None:
     _, candidate_id = a_result(client, training(), weights)
     for file in tmp_path.rglob("*/model.safetensors"):
@@ -129,6 +152,18 @@ def test_the_command_line_saves_an_export(on_this_server: TestClient, weights: P
     assert result.exit_code == 0, result.output
     with zipfile.ZipFile(target) as archive:
         assert archive.read("model.safetensors") == WEIGHTS
+
+
+def test_the_command_line_saves_an_export_as_onnx(
+    on_this_server: TestClient, weights: Path, onnx: Path, tmp_path: Path
+) -> None:
+    job_id, _ = a_result(on_this_server, training(), weights, onnx)
+    target = tmp_path / "network.zip"
+    options = ["export", job_id, "--format", "onnx", "--out", str(target)]
+    result = CliRunner().invoke(cli.app, options)
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(target) as archive:
+        assert "model.onnx" in archive.namelist()
 
 
 def test_the_command_line_hands_the_export_to_the_sampler(

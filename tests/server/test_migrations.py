@@ -119,6 +119,7 @@ def test_a_filled_database_of_the_first_version_keeps_its_rows(engine: Engine) -
     assert (job.state, job.attempt, job.created_at) == (JobState.SUCCEEDED, 3, LONG_AGO)
     (candidate,) = store.candidates("a-job")
     assert (candidate.state, candidate.score, candidate.parents) == (CandidateState.COMPLETED, 0.5, [])
+    assert candidate.confirms is None
     assert [point.metrics for point in store.points("a-candidate")] == [{"loss": 0.5}]
     assert [event.kind for event in store.events("a-job")] == ["job.queued"]
     assert [artifact.id for artifact in store.artifacts("a-job")] == ["an-artifact"]

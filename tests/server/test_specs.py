@@ -147,6 +147,32 @@ def test_diffnas_searches_at_the_cost_of_the_baseline_unless_told_otherwise() ->
     assert not SearchSpec.model_validate({"method": "evolution"}).constraints.limits()
 
 
+@pytest.mark.parametrize(
+    ("request_", "confirm"),
+    [
+        ({"method": "diffnas"}, {"top": 3, "seeds": 2}),
+        ({"method": "diffnas", "config": {"confirm": {"top": 1}}}, {"top": 1, "seeds": 2}),
+        ({"method": "diffnas", "config": {"confirm": None}}, None),
+        ({"method": "diffnas", "space": "nasbench201", "dataset": "cifar10"}, None),
+        ({"method": "diffnas", "config": {"evaluator": {"kind": "cost"}}}, None),
+        ({"method": "evolution"}, None),
+        ({"method": "random", "config": {"confirm": {}}}, {"top": 3, "seeds": 2}),
+        ({"space": "macro-8", "config": {"confirm": {"seeds": 4}}}, {"top": 3, "seeds": 4}),
+    ],
+)
+def test_diffnas_confirms_its_winner_and_others_where_they_are_asked_to(
+    request_: dict[str, Any], confirm: dict[str, int] | None
+) -> None:
+    assert SearchSpec.model_validate(request_).model_dump()["config"]["confirm"] == confirm
+
+
+@pytest.mark.parametrize("kind", ["table", "cost"])
+def test_what_trains_nothing_has_nothing_to_confirm(kind: str) -> None:
+    config = {"confirm": {}, "evaluator": {"kind": kind}}
+    with pytest.raises(ValidationError, match=rf"config\.confirm: '{kind}' trains nothing"):
+        SearchSpec.model_validate({"space": "nasbench201", "config": config})
+
+
 def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits() -> None:
     small, large = (
         SearchSpec.model_validate({"space": space}).config.evaluator.model_dump()

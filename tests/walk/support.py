@@ -21,6 +21,7 @@ TINY_SEARCH: dict[str, Any] = {
     "config": {
         "proposer": {"kind": "evolution", "population": 3, "sample": 2},
         "evaluator": {"kind": "diffusion", "steps": 40, "batch": 16, "images": 32, "sampling_steps": 2},
+        "confirm": None,
     },
 }
 

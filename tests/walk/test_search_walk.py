@@ -123,6 +123,41 @@ def test_a_search_survives_the_loss_of_its_job_process_and_of_its_worker(served:
     assert {id_: after[id_] for id_ in before} == before  # finished work is never done again
 
 
+def test_the_best_are_trained_again_with_new_seeds_in_spite_of_a_loss(served: Client) -> None:
+    config = {**TINY_SEARCH["config"], "confirm": {"top": 2, "seeds": 2}}
+    job = served.submit({**TINY_SEARCH, "budget": {"evaluations": 4}, "config": config})
+
+    def again() -> list[dict[str, Any]]:
+        found = served._json("GET", f"/v1/jobs/{job['id']}/confirmations")["items"]
+        return [trial for item in found for trial in item["trials"] if trial["state"] == "completed"]
+
+    wait_for(lambda: len(again()) >= 2, "second measurement of the confirmation")
+    before = again()
+    os.kill(job_process(served, job["id"]), signal.SIGKILL)
+    assert end_of(served, job["id"]) == "succeeded"
+
+    items = served._json("GET", f"/v1/jobs/{job['id']}/confirmations")["items"]
+    trials = {trial["id"]: trial for item in items for trial in item["trials"]}
+    assert {trial["id"]: trial for trial in before}.items() <= trials.items()  # none is paid for twice
+    assert all([t["seed"] for t in item["trials"]] == [1, 2] for item in items)
+    base = next(item for item in items if item["origin"] == "baseline")
+    assert len(items) == (2 if base["number"] in numbers(served, job["id"]) else 3)
+    assert [trial["metrics"]["rfid"] for trial in base["trials"]] == [1.0, 1.0]
+    for item in items:
+        for one, reference in zip(item["trials"], base["trials"], strict=True):
+            assert one["metrics"]["rfid"] == one["metrics"]["fid"] / reference["metrics"]["fid"]
+            assert one["metrics"]["fid"] != item["first"]["fid"]
+    best, result = served.best(job["id"]), served.job(job["id"])["result"]
+    assert best["id"] == result["best"] == min(items, key=lambda item: item["mean"]["rfid"])["candidate"]
+    assert result["confirmed"]["mean"] == items[0]["mean"]["rfid"]
+    assert len(list(served.candidates(job["id"]))) == 4
+
+
+def numbers(client: Client, job_id: str) -> list[int]:
+    """Of the best two candidates by their first scores."""
+    return [c["number"] for c in client.candidates(job_id, sort="score", descending=True)][:2]
+
+
 def job_process(client: Client, job_id: str) -> int:
     """The process that drives a job."""
     return int(wait_for(lambda: workers(client)[-1]["jobs"].get(job_id), "process of the job"))

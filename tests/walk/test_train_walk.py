@@ -2,9 +2,12 @@
 
 import os
 import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -42,7 +45,7 @@ def test_the_best_of_a_search_is_trained_in_spite_of_a_loss_and_then_sampled(
     assert steps[-1] == STEPS
     names = [artifact["name"] for artifact in served.candidate(candidate["id"])["artifacts"]]
     previews = [f"samples-{step:07}.png" for step in (100, 200)]
-    assert sorted(names) == ["model.safetensors", *previews, "samples.png"]
+    assert sorted(names) == ["model.onnx", "model.safetensors", *previews, "samples.png"]
 
     picture = tmp_path / "digits.png"
     options = ["--n", "9", "--steps", "5", "--out", str(picture), "--url", served.url]
@@ -50,6 +53,13 @@ def test_the_best_of_a_search_is_trained_in_spite_of_a_loss_and_then_sampled(
     assert drawn.exit_code == 0, drawn.output
     with Image.open(picture) as image:
         assert image.width == image.height
+
+    archive = served.export(candidate["id"], tmp_path / "network.zip", format="onnx")
+    with zipfile.ZipFile(archive) as bundle:
+        session = onnxruntime.InferenceSession(bundle.read("model.onnx"))
+    noisy = {"x": np.zeros((5, 1, 8, 8), np.float32), "timesteps": np.full(5, 500, np.float32)}
+    (noise,) = session.run(["noise"], noisy)
+    assert noise.shape == noisy["x"].shape
 
 
 def first_event(client: Client, job_id: str, kind: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from workers.beat import Beat
 from workers.compose import compose_search
 from workers.executors import Done, Failed, TrialTask, Update
 from workers.job import run_job
-from workers.loop import Search, run_search
+from workers.loop import Search
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.trial import Measurement
 

@@ -12,7 +12,8 @@ from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
 from workers.beat import Beat
 from workers.executors import Done, Failed, TrialTask, Update
-from workers.loop import SearchFailed, run_search
+from workers.loop import SearchFailed
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.trial import Measurement
 

@@ -16,7 +16,8 @@ from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
 from workers.beat import Beat
 from workers.executors import Done, Ending, Failed, StoppedEarly, TrialSetup, TrialTask, Update
-from workers.loop import _restore, run_search
+from workers.loop import _restore
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.trial import Watch
 

@@ -15,7 +15,7 @@ from tests.workers.searches import FunctionExecutor, composed, submitted
 from workers.beat import Beat
 from workers.evaluators import diffusion
 from workers.executors import InlineExecutor
-from workers.loop import run_search
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 NAN, MEMORY = 1, 2  # which of the networks go wrong, in the order they are built

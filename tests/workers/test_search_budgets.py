@@ -14,10 +14,11 @@ from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, crash, searched, submitted
 from workers.beat import Beat
 from workers.executors import Failed, TrialTask
-from workers.loop import SearchFailed, run_search
+from workers.loop import SearchFailed
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem, Proposal, SearchOver
 from workers.proposers.random import RandomSearch
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]

@@ -11,7 +11,8 @@ from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, submitted
 from workers.beat import Beat
 from workers.executors import Failed, InlineExecutor, TrialSetup, TrialTask
-from workers.loop import SearchFailed, run_search
+from workers.loop import SearchFailed
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 ARCH = find("unet-8").largest

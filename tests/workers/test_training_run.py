@@ -29,7 +29,7 @@ from workers.executors import (
     TrialTask,
     Update,
 )
-from workers.loop import run_search
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 from workers.training import features
 from workers.training_run import TrainingFailed, run_training
@@ -63,9 +63,14 @@ def claimed(store: Store) -> Claim:
     return claim
 
 
-def run(claim: Claim, settings: WorkerSettings, executor: Executor | None = None) -> None:
+def run(
+    claim: Claim, settings: WorkerSettings, executor: Executor | None = None, *, onnx: bool = False
+) -> None:
+    """`onnx`: whether the network is written as such too, which takes longer than training it does here."""
     assert isinstance(claim.spec, TrainSpec)
     training = compose_training(claim, claim.spec, settings, lambda *_: executor or InlineExecutor())
+    assert training.setup.onnx
+    training = replace(training, setup=replace(training.setup, onnx=onnx))
     with heartbeat(claim) as beat:
         run_training(claim, training, beat)
 
@@ -106,7 +111,7 @@ def test_a_train_job_trains_scores_and_keeps_its_network(
     sqlite_store: Store, settings: WorkerSettings
 ) -> None:
     job_id = submit(sqlite_store)
-    run(claimed(sqlite_store), settings)
+    run(claimed(sqlite_store), settings, onnx=True)
     job = sqlite_store.job(job_id)
     (row,) = sqlite_store.candidates(job_id)
     assert job.state is JobState.SUCCEEDED
@@ -116,7 +121,8 @@ def test_a_train_job_trains_scores_and_keeps_its_network(
     assert row.scores == [-row.metrics["fid"]]
     assert [point.step for point in sqlite_store.points(row.id)] == [1, 2, 3, 4, 5, 6]
     kept = sorted(artifact.name for artifact in sqlite_store.artifacts(job_id))
-    assert kept == ["model.safetensors", "samples-0000003.png", "samples-0000006.png", "samples.png"]
+    networks = ["model.onnx", "model.safetensors"]
+    assert kept == [*networks, "samples-0000003.png", "samples-0000006.png", "samples.png"]
     kinds = [event.kind for event in sqlite_store.events(job_id)]
     assert kinds.count("candidate.kept") == 2
     assert kinds.count("candidate.saved") == 3

@@ -18,8 +18,8 @@ from server.store.store import Store
 from tests.workers.searches import FunctionExecutor, composed, searched, submitted
 from workers.beat import Beat
 from workers.executors import Failed, TrialTask
-from workers.loop import run_search
 from workers.memory import Attempt
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]

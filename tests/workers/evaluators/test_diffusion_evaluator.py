@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from models import build
 from models.inception import Inception
-from search_spaces import SPACES
+from search_spaces import NAMED, SPACES, find
 from search_spaces.space import Architecture, Decoded, ModelSpec
-from server.store.specs import DiffusionEvaluation
+from server.store.specs import DiffusionEvaluation, DiffusionRecipe
 from workers.evaluators import make_evaluator
-from workers.evaluators.diffusion import VAL_IMAGES, VAL_TIMES, DiffusionEvaluator
+from workers.evaluators.diffusion import VAL_IMAGES, VAL_TIMES, DiffusionEvaluator, diffusion_method
 from workers.evaluators.fid import NOISE_SEED
+from workers.networks import untrained
 from workers.training.data import load
 from workers.training.features import INCEPTION_FILE
 from workers.training.methods.diffusion import noise_error
@@ -245,3 +246,17 @@ def test_a_network_that_predicts_its_variance_is_trained_to(digits_cache: Path, 
     made.evaluate(Trial(SMALL, 0, tmp_path), lambda step, metrics: reports.append(metrics))
     assert all(report["vb"] > 0 for report in reports)
     assert load_file(tmp_path / "model.safetensors")["out.weight"].shape[0] == 2
+
+
+@pytest.mark.parametrize(("name", "terms"), [("ddpm-cifar10", {"mse"}), ("iddpm-cifar10", {"mse", "vb"})])
+def test_the_published_networks_are_trained_with_the_variance_that_they_have(
+    name: str, terms: set[str]
+) -> None:
+    arch, recipe = NAMED[name], DiffusionRecipe(timesteps=10, sampling_steps=10)
+    space = find(arch.space)
+    method = diffusion_method(recipe, space, untrained(space, arch, seed=0), 255)
+    images = torch.zeros(1, *space.inputs)
+    with torch.no_grad():
+        losses = method.losses(images, torch.tensor([5]), torch.ones_like(images))
+    assert losses.keys() == terms
+    assert losses["mse"].item() == 1.0  # untrained, it predicts no noise at all
