@@ -72,7 +72,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         slow_proposer=talks,
         earlier=attempts(spec, space, earlier),
         inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
-        held_out=evaluator.report if isinstance(evaluator, TableEvaluator) else None,
+        held_out=evaluator.standing if isinstance(evaluator, TableEvaluator) else None,
     )
 
 

@@ -84,7 +84,8 @@ def test_a_file_and_a_table_are_all_that_a_search_needs(
         assert best["metrics"] == {"val_accuracy": 21.0}
         assert all("test_accuracy" not in row.metrics for row in claim.candidates())
         ended = client.get(f"/v1/jobs/{job.json()['id']}").json()
-        assert ended["result"]["held_out"] == {"test_accuracy": 7.0}
+        standing = {"test_accuracy": 7.0, "test_accuracy_rank": 1, "test_accuracy_rank_to": 6}
+        assert ended["result"]["held_out"] == standing
         assert "test_accuracy 7" in client.get(f"/jobs/{ended['id']}").text
         assert client.get(f"/candidates/{best['id']}").status_code == 200
     app.state.store.engine.dispose()

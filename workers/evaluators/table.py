@@ -11,7 +11,7 @@ from workers.trial import Measurement, Report, Trial, TrialFailed
 class TableEvaluator:
     """Measures a table's search metrics, `val_accuracy` (in %) where it is published.
 
-    What the table holds out is given by `report` alone, so that no proposer ever sees it.
+    What the table holds out is given by `report` and `standing` alone, so that no proposer ever sees it.
 
     A table may list one network under several codes, each trained on its own (NAS-Bench-201). An architecture
     then has the result of its canonical code, the row that its key spells: a result that anybody can look up,
@@ -39,6 +39,18 @@ class TableEvaluator:
         if found is None:
             raise LookupError(self._absent(arch))
         return found
+
+    def standing(self, arch: Architecture) -> dict[str, float]:
+        """The report, and the place of every value among all codes of the table: `test_accuracy_rank`, and
+        `test_accuracy_rank_to` where several share it. Raises LookupError.
+        """
+        told: dict[str, float] = {}
+        for name, value in self.report(arch).items():
+            first, last = self.table.rank(arch.genes, name)
+            told |= {name: value, f"{name}_rank": first}
+            if last > first:
+                told[f"{name}_rank_to"] = last
+        return told
 
     def _absent(self, arch: Architecture) -> str:
         return f"{arch.key} is not among the {len(self.table.rows):,} architectures of {self.table.source}"

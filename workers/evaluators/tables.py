@@ -64,6 +64,12 @@ class Table:
         """What was held out, the columns `test_*`."""
         return self._values(genes, reported=True)
 
+    def rank(self, genes: Genes, column: str) -> tuple[int, int]:
+        """The first and the last place, from 1, that a code shares with all of the same value in a column."""
+        values = np.asarray(self.columns[column])
+        value = values[self.rows[genes]]
+        return int((values > value).sum()) + 1, int((values >= value).sum())
+
     def best(self, column: str, space: SearchSpace) -> tuple[Genes, float]:
         """The highest value of a column over the architectures of a space, and where it stands."""
         values = self.columns[column]
