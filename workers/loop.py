@@ -7,7 +7,7 @@ any point goes on from them: finished evaluations are read back, those in flight
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -73,6 +73,7 @@ class _Flight:
     arch: Architecture
     cost: Cost
     origin: str
+    note: str = ""
     tries: int = 1
     device_seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
@@ -229,7 +230,7 @@ class _Loop:
             self.state.begun += 1
             self.state.ids[proposal.arch] = candidate.id
             self.state.memory = self.state.memory.asked(proposal.arch)
-            flight = _Flight(candidate.id, proposal.arch, cost, proposal.origin)
+            flight = _Flight(candidate.id, proposal.arch, cost, proposal.origin, proposal.note)
             self.state.flying[flight.id] = flight
             if proposal.arch.key in known:
                 self._reuse(flight, known[proposal.arch.key])
@@ -385,7 +386,8 @@ class _Loop:
         del self.state.flying[flight.id]
         self.state.exhausted = False  # a proposer may know more to try now
         self.ended.append(outcome)
-        _remember(self.state, self.spec, _attempt(flight.arch, flight.cost, flight.origin, outcome))
+        attempt = _attempt(flight.arch, flight.cost, flight.origin, flight.note, outcome)
+        _remember(self.state, self.spec, attempt)
         self.state.device_seconds += outcome.device_seconds
 
     def _flush_if_due(self) -> None:
@@ -445,14 +447,16 @@ def _restore(claim: Claim, search: Search) -> _State:
         outcome = Outcome(
             row.id, row.state, row.metrics, row.scores, row.violation, row.reason, row.device_seconds
         )
-        attempt = _attempt(arch, Cost(row.params, row.macs), row.origin, outcome)
-        _remember(state, search.spec, replace(attempt, note=row.note or row.reason))
+        attempt = _attempt(arch, Cost(row.params, row.macs), row.origin, row.note, outcome)
+        _remember(state, search.spec, attempt)
         state.device_seconds += row.device_seconds
     for row in rows:
         if row.state not in ended:
             arch = search.space.parse_key(row.key)
             cost = Cost(row.params, row.macs)
-            state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries, row.device_seconds)
+            state.flying[row.id] = _Flight(
+                row.id, arch, cost, row.origin, row.note, row.tries, row.device_seconds
+            )
             state.memory = state.memory.asked(arch)
     return state
 
@@ -472,7 +476,7 @@ def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) ->
     found: list[Attempt] = []
     for row in rows:
         metrics, cost, arch = _metrics(row), Cost(row.params, row.macs), space.parse_key(row.key)
-        note = row.note or row.reason
+        note = row.reason or row.note
         if row.scores is None:
             found.append(Attempt(arch, None, cost, row.origin, metrics, note))
         elif scorable(spec, metrics):
@@ -481,10 +485,11 @@ def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) ->
     return tuple(found)
 
 
-def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> Attempt:
+def _attempt(arch: Architecture, cost: Cost, origin: str, note: str, outcome: Outcome) -> Attempt:
+    """`note` is the proposer's word; a failure's reason takes its place."""
     scores = None if outcome.scores is None else tuple(outcome.scores)
-    metrics = dict(outcome.metrics)
-    return Attempt(arch, scores, cost, origin, metrics, outcome.reason, outcome.violation)
+    told = outcome.reason or note
+    return Attempt(arch, scores, cost, origin, dict(outcome.metrics), told, outcome.violation)
 
 
 def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> None:

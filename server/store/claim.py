@@ -135,12 +135,15 @@ class Claim:
             return
         progress = {"crashes": 0} if ended else {}
         with self._writing([*started, *ended], **progress) as session:
-            ends = {outcome.candidate_id: outcome for outcome in outcomes}
+            at = now()
+            ends = {
+                outcome.candidate_id: _end(outcome, at + timedelta(microseconds=place))  # in their order
+                for place, outcome in enumerate(outcomes)
+            }
             if candidates:
-                rows = self._rows(candidates, first_number, ends)
-                session.connection().execute(_BEGIN, rows)
+                session.connection().execute(_BEGIN, self._rows(candidates, first_number, ends, at))
             begun = {candidate.id for candidate in candidates}
-            if changes := [_changes(outcome) for outcome in outcomes if outcome.candidate_id not in begun]:
+            if changes := [_changes(key, end) for key, end in ends.items() if key not in begun]:
                 ran = session.connection().execute(_END, changes).rowcount
                 if ran != len(changes):
                     raise IllegalMove(f"{len(changes) - ran} of {len(changes)} candidates to end do not run")
@@ -192,9 +195,13 @@ class Claim:
             pass
 
     def _rows(
-        self, candidates: Sequence[NewCandidate], first_number: int, ends: Mapping[str, Outcome]
+        self,
+        candidates: Sequence[NewCandidate],
+        first_number: int,
+        ends: Mapping[str, Mapping[str, Any]],
+        at: datetime,
     ) -> list[dict[str, Any]]:
-        at = now()
+        running = _end(_RUNNING, at)
         return [
             {
                 "id": candidate.id,
@@ -211,7 +218,7 @@ class Claim:
                 "note": candidate.note,
                 "tries": 1,
                 "created_at": at,
-                **_end(ends.get(candidate.id, _RUNNING), at),
+                **ends.get(candidate.id, running),
             }
             for offset, candidate in enumerate(candidates)
         ]
@@ -330,9 +337,8 @@ def _end(outcome: Outcome, at: datetime) -> dict[str, Any]:
     }
 
 
-def _changes(outcome: Outcome) -> dict[str, Any]:
-    columns = {f"new_{name}": value for name, value in _end(outcome, now()).items()}
-    return {"candidate": outcome.candidate_id, **columns}
+def _changes(candidate_id: str, end: Mapping[str, Any]) -> dict[str, Any]:
+    return {"candidate": candidate_id, **{f"new_{name}": value for name, value in end.items()}}
 
 
 # Built once, and past the ORM: of a quick search they are most of the work.
