@@ -1,5 +1,6 @@
 """Puts a search or a training together from its specification: space, proposer, evaluator, executor."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
+    hold = threading.Event()
     return Search(
         spec=spec,
         space=space,
@@ -61,7 +63,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
             spec.config.proposer,
             problem,
             model=_language_model(settings) if talks else None,
-            journal=StoreJournal(claim) if talks else None,
+            journal=StoreJournal(claim, hold) if talks else None,
             budget=LLMBudget(spec.budget.llm_tokens, spec.budget.llm_cost_usd),
         ),
         executor=_make_executor(claim, spec, settings, setup),
@@ -69,6 +71,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         signature=f"{signature}/seed{spec.seed}",
         trains=trains(spec),
         slow_proposer=talks,
+        hold=hold,
         earlier=attempts(spec, space, earlier),
         inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
     )

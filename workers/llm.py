@@ -36,6 +36,10 @@ class LanguageModelBudgetSpent(RuntimeError):
     """The next call might cost more than is left of the search's budget."""
 
 
+class CallsHeld(RuntimeError):
+    """No further call is wanted for now: the search is about to pause or to end."""
+
+
 # -------------------------------------------------------------------- values
 
 
@@ -164,7 +168,10 @@ class Journal(Protocol):
         ...
 
     def call_started(self, call: Call) -> None:
-        """Comes before the request leaves. A key starts again where its call failed or never ended."""
+        """Comes before the request leaves. A key starts again where its call failed or never ended.
+
+        Raises CallsHeld where no call may start.
+        """
         ...
 
     def call_ended(self, key: str, reply: Reply) -> None: ...
@@ -215,7 +222,7 @@ def consult(
 ) -> tuple[Call, Reply]:
     """The model's reply, from the journal where the same call was answered before.
 
-    Raises LanguageModelBudgetSpent before anything is sent, and LanguageModelUnavailable.
+    Raises LanguageModelBudgetSpent and CallsHeld before anything is sent, and LanguageModelUnavailable.
     """
     content = digest(messages, schema, temperature)
     key = hashlib.sha256(f"{model.name}\n{purpose}\n{turn}\n{content}".encode()).hexdigest()

@@ -4,6 +4,7 @@ The loop keeps no truth of its own. What it has done is in the claim's rows, so 
 any point goes on from them: finished evaluations are read back, those in flight are run again.
 """
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -29,6 +30,7 @@ from workers.executors import (
     TrialTask,
     artifact_folder,
 )
+from workers.llm import CallsHeld
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer, SearchOver
 from workers.scoring import scorable, scores, violation
@@ -59,6 +61,8 @@ class Search:
     """Trials cost device time: they are put on record before they run, and looked up in earlier jobs."""
     slow_proposer: bool = False
     """Ask ahead, in a thread, while trials run."""
+    hold: threading.Event = field(default_factory=threading.Event)
+    """Set while nothing more may be begun: a slow proposer then ends what is paid for, and starts no more."""
     earlier: tuple[Attempt, ...] = ()
     """What other jobs have found that this one may learn from."""
     inherits: bool = False
@@ -163,9 +167,12 @@ class _Loop:
                 if self.beat.request is Request.CANCEL:
                     return JobState.CANCELLED, ""
                 over = "paused" if self.beat.request is Request.PAUSE else self._over()
-                if not over:
+                if over:
+                    self.search.hold.set()
+                else:
+                    self.search.hold.clear()
                     self._propose()
-                if not self.state.flying and (over or self.state.exhausted):
+                if not self._busy() and (over or self.state.exhausted):
                     self._flush()
                     if self.beat.request is Request.PAUSE:
                         return JobState.PAUSED, ""
@@ -176,6 +183,10 @@ class _Loop:
                 self._flush_if_due()
         finally:
             self.asks.shutdown(wait=False, cancel_futures=True)
+
+    def _busy(self) -> bool:
+        """Whether something that is paid for has no end on record yet: a trial, or the proposer's question."""
+        return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
 
     # ---------------------------------------------------------------- ask
 
@@ -204,15 +215,21 @@ class _Loop:
     def _ask_ahead(self, free: int) -> None:
         """Asks in a thread. Where trials train, an answer is kept in stock: no device waits for it."""
         if self.asked is not None and self.asked.done():
-            fresh = [p for p in self.asked.result() if not self.state.memory.seen(p.arch)]
-            self.state.exhausted = not fresh and not self.ready
-            self.ready += fresh
+            self._take(self.asked)
             self.asked = None
         stock = self.slots if self.search.trains else 0
         wanted = min(free + stock, self.spec.budget.evaluations - self.state.begun) - len(self.ready)
         if self.asked is None and wanted > 0 and not self.state.exhausted:
             memory = self.state.memory.asked(*(proposal.arch for proposal in self.ready))
             self.asked = self.asks.submit(self._ask, wanted, memory)
+
+    def _take(self, asked: Future[list[Proposal]]) -> None:
+        try:
+            fresh = [p for p in asked.result() if not self.state.memory.seen(p.arch)]
+        except CallsHeld:
+            return  # the search was about to end, and goes on after all: it asks again
+        self.state.exhausted = not fresh and not self.ready
+        self.ready += fresh
 
     def _begin_baseline(self) -> None:
         baseline = self.search.space.baseline

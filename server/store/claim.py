@@ -18,7 +18,7 @@ from server.store.artifacts import StoredFile
 from server.store.records import NewEvent, append_events, new_id, now
 from server.store.specs import JobSpec
 from server.store.states import ENDED, CandidateState, IllegalMove, JobState, Request, leading_to
-from server.store.tables import Artifact, Candidate, Job, LLMCall, Point
+from server.store.tables import CUT_OFF, Artifact, Candidate, Job, LLMCall, Point
 
 if TYPE_CHECKING:
     from server.store.store import Store
@@ -299,6 +299,7 @@ def put_down(session: Session, job: Job, event: NewEvent) -> None:
         job.request
     ]
     job.worker, job.lease_until, job.request = None, None, None
+    cut_off_calls(session, job.id)
     if job.state is not JobState.QUEUED:
         put_aside(session, job.id)
         event = replace(event, kind=f"job.{job.state}")
@@ -309,12 +310,22 @@ def put_down(session: Session, job: Job, event: NewEvent) -> None:
 
 
 def put_aside(session: Session, job_id: str) -> None:
-    """Stops the candidates that still run; a resumed job runs them again."""
+    """Stops the candidates that still run; a resumed job runs them again. No call is waited for any more."""
+    cut_off_calls(session, job_id)
     session.execute(
         update(Candidate)
         .where(Candidate.job_id == job_id, Candidate.state == CandidateState.RUNNING)
         .values(state=CandidateState.STOPPED)
     )
+
+
+def cut_off_calls(session: Session, job_id: str) -> None:
+    """Books calls that nobody waits for any more with their estimate: the provider may charge for them."""
+    for call in session.scalars(
+        select(LLMCall).where(LLMCall.job_id == job_id, LLMCall.reply.is_(None), LLMCall.error == "")
+    ):
+        call.error = CUT_OFF
+        call.prompt_tokens, call.cost_usd = call.estimate["tokens"], call.estimate["cost_usd"]
 
 
 _RETRIED = {CandidateState.RUNNING, *leading_to(CandidateState.RUNNING)}
