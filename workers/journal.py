@@ -83,8 +83,11 @@ class StoreJournal:
         told = {"call": row.id, "tokens": reply.usage.tokens, "cost_usd": reply.cost_usd}
         self._keep(row, NewEvent("llm.answered", {**told, "latency_s": reply.latency_s}))
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
         row = self._rows[key]
+        row.reply, row.latency_s = said or None, latency_s
         row.error, row.prompt_tokens, row.cost_usd = error, usage.tokens, usage.cost_usd
         self._memory.call_failed(key, error, usage)
         self._keep(row, NewEvent("llm.failed", {"call": row.id, "reason": error[:TOLD_CHARACTERS]}))
@@ -124,7 +127,7 @@ def _recorded(row: LLMCall) -> RecordedCall:
     purpose: Purpose = "principles" if row.purpose == "principles" else "proposals"
     estimate = Usage(**row.estimate)
     call = Call(row.key, purpose, row.turn, row.told, row.model, messages, row.digest, estimate)
-    if row.reply is None:
+    if row.error or row.reply is None:
         return RecordedCall(call, None, "" if row.error == CUT_OFF else row.error)
     reply = Reply(row.reply, row.prompt_tokens, row.completion_tokens, row.cost_usd, row.latency_s, row.model)
     return RecordedCall(call, reply)

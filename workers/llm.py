@@ -6,6 +6,7 @@ stand here, for tests and for replaying a search; the client of a real endpoint 
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,12 +25,13 @@ MESSAGE_TOKENS = 8  # what a message adds to its text, generously
 class LanguageModelUnavailable(ConnectionError):
     """No usable reply: the endpoint is down, refuses, is too slow, or sends what is no completion.
 
-    `billed` says that the provider may have charged for it all the same.
+    `billed` says that the provider may have charged for it all the same, `said` what came instead of a reply.
     """
 
-    def __init__(self, reason: str, *, billed: bool = False) -> None:
+    def __init__(self, reason: str, *, billed: bool = False, said: str = "") -> None:
         super().__init__(reason)
         self.billed = billed
+        self.said = said
 
 
 class LanguageModelBudgetSpent(RuntimeError):
@@ -176,8 +178,13 @@ class Journal(Protocol):
 
     def call_ended(self, key: str, reply: Reply) -> None: ...
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
-        """`usage` is what must be taken for spent: nothing, or the estimate where it may have been billed."""
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
+        """`usage` is what must be taken for spent: nothing, or the estimate where it may have been billed.
+
+        `said` is what was received all the same.
+        """
         ...
 
     def judged(self, key: str, accepted: Sequence[str], rejected: Sequence[Rejection]) -> None:
@@ -233,10 +240,12 @@ def consult(
         return call, known
     budget.check(journal.spent(), estimate)
     journal.call_started(call)
+    started = time.monotonic()
     try:
         reply = model.complete(messages, schema, temperature=temperature)
     except LanguageModelUnavailable as error:
-        journal.call_failed(key, str(error), estimate if error.billed else Usage())
+        usage, latency_s = estimate if error.billed else Usage(), time.monotonic() - started
+        journal.call_failed(key, str(error), usage, said=error.said, latency_s=latency_s)
         raise
     journal.call_ended(key, reply)
     return call, reply
@@ -272,7 +281,9 @@ class MemoryJournal:
     def call_ended(self, key: str, reply: Reply) -> None:
         self._end(key, reply=reply)
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
         self._end(key, error=error)
         self.failures += usage
 

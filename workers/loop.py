@@ -185,7 +185,7 @@ class _Loop:
             self.asks.shutdown(wait=False, cancel_futures=True)
 
     def _busy(self) -> bool:
-        """Whether something that is paid for has no end on record yet: a trial, or the proposer's question."""
+        """Whether what is paid for has no end on record yet: a trial, or the proposer's question."""
         return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
 
     # ---------------------------------------------------------------- ask

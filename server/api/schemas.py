@@ -148,6 +148,7 @@ class LLMCallView(View):
     model: str
     messages: list[Any]
     reply: str | None
+    """With an `error`: the beginning of what was received instead of a reply."""
     error: str
     """Why there is no usable reply; empty while it is waited for."""
     outcome: dict[str, Any] | None

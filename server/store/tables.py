@@ -175,8 +175,9 @@ class LLMCall(Table):
 
     `key` is the hash of what was asked, of whom and in which turn; `estimate` what the call was expected to
     take at most (`tokens`, `cost_usd`), which counts as spent while it has no end; `outcome` what came of the
-    reply (`accepted` keys, `rejected` proposals with their reasons). `error` is CUT_OFF where the job stopped
-    waiting, and the tokens are then the estimate's.
+    reply (`accepted` keys, `rejected` proposals with their reasons). With an `error`, `reply` is the
+    beginning of what was received all the same. The error is CUT_OFF where the job stopped waiting, and the
+    tokens are then the estimate's.
     """
 
     __tablename__ = "llm_calls"

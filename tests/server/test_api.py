@@ -412,7 +412,8 @@ def test_calls_of_the_language_model_are_shown(client: TestClient) -> None:
     worker.keep_llm_call(
         LLMCall(
             id=new_id(), job_id=job["id"], key="k", purpose="propose", model="m", messages=messages,
-            reply="no", outcome=outcome, estimate={"tokens": 4, "cost_usd": 0.5}, prompt_tokens=3, completion_tokens=1, cost_usd=0.5,
+            reply="no", outcome=outcome, estimate={"tokens": 4, "cost_usd": 0.5},
+            prompt_tokens=3, completion_tokens=1, cost_usd=0.5,
             latency_s=0.1, created_at=now(),
         )
     )  # fmt: skip

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from search_spaces import SPACES, text
 from server.store.claim import Claim
 from server.store.overview import llm_totals
@@ -15,7 +17,17 @@ from server.store.tables import CUT_OFF
 from tests.workers.searches import LEASE, FunctionExecutor, composed, submitted
 from workers.beat import Beat
 from workers.journal import StoreJournal
-from workers.llm import Call, LLMBudget, Message, Reply, Schema, Scripted, Usage
+from workers.llm import (
+    Call,
+    LanguageModelUnavailable,
+    LLMBudget,
+    Message,
+    Reply,
+    Schema,
+    Scripted,
+    Usage,
+    consult,
+)
 from workers.loop import run_search
 from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
@@ -147,3 +159,27 @@ def test_what_is_shown_as_spent_is_what_the_budget_counts(sqlite_store: Store) -
         CUT_OFF,
         "",
     ]
+
+
+def test_what_came_instead_of_a_reply_is_kept_and_is_no_reply_after_a_restart(sqlite_store: Store) -> None:
+    claim = submitted(sqlite_store, REQUEST)
+
+    def speak(messages: Sequence[Message], schema: Schema | None) -> str:
+        raise LanguageModelUnavailable("the reply is no chat completion", billed=True, said="<html>")
+
+    with pytest.raises(LanguageModelUnavailable):
+        consult(
+            Scripted(speak),
+            StoreJournal(claim),
+            LLMBudget(),
+            [Message("user", "hello")],
+            purpose="proposals",
+            turn=0,
+            told=0,
+        )
+    (row,) = sqlite_store.llm_calls(claim.job.id)
+    assert (row.reply, row.error) == ("<html>", "the reply is no chat completion")
+    assert row.latency_s > 0
+    (call,) = StoreJournal(claim).calls()
+    assert (call.reply, call.error) == (None, "the reply is no chat completion")
+    assert StoreJournal(claim).recorded(row.key) is None
