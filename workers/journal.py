@@ -112,11 +112,15 @@ class StoreJournal:
         ]
         self._keep(row, *events)
 
+    def useful(self, key: str) -> bool | None:
+        outcome = self._rows[key].outcome
+        return None if outcome is None else bool(outcome["accepted"])
+
     def fell_back(self, turn: int, reason: str, count: int) -> None:
         self._memory.fell_back(turn, reason, count)
         if reason != self._last_fallback:  # the same reason, trial after trial, is one piece of news
             self._last_fallback = reason
-            self._claim.event("proposer.fell_back", {"turn": turn, "reason": reason, "count": count})
+            self._claim.event("proposer.fell_back", {"turn": turn, "reason": reason})
 
     def _keep(self, row: LLMCall, *events: NewEvent) -> None:
         self._claim.keep_llm_call(row, *events)

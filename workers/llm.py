@@ -191,6 +191,10 @@ class Journal(Protocol):
         """What came of a reply: the keys of the architectures taken from it, and what was refused and why."""
         ...
 
+    def useful(self, key: str) -> bool | None:
+        """Whether a design was taken from the reply to this call; None where it was not judged."""
+        ...
+
     def fell_back(self, turn: int, reason: str, count: int) -> None:
         """That `count` proposals of this turn are made without the model, and why."""
         ...
@@ -289,6 +293,9 @@ class MemoryJournal:
 
     def judged(self, key: str, accepted: Sequence[str], rejected: Sequence[Rejection]) -> None:
         self.verdicts[key] = tuple(accepted), tuple(rejected)
+
+    def useful(self, key: str) -> bool | None:
+        return bool(self.verdicts[key][0]) if key in self.verdicts else None
 
     def fell_back(self, turn: int, reason: str, count: int) -> None:
         self.fallbacks.append((turn, reason, count))

@@ -103,14 +103,6 @@ class OpenAIModel:
         self._densest = 0.0
         self._density = 1.0
         """Prompt tokens for each that `count_prompt_tokens` counts, at most."""
-        self._runner = asyncio.Runner()  # a deadline over a whole exchange takes what can be cancelled
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=endpoint.api_key.get_secret_value() or "none",
-            timeout=None,  # of each read; the whole exchange has one below
-            max_retries=0,  # retried below, where what may have been billed is told apart
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_refuse]}),
-        )
         self._retrying = Retrying(
             retry=retry_if_exception(_worth_retrying),
             stop=stop_after_attempt(endpoint.retries + 1),
@@ -125,10 +117,6 @@ class OpenAIModel:
     @property
     def name(self) -> str:
         return self._endpoint.model
-
-    def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
 
     def estimate(self, messages: Sequence[Message], schema: Schema | None = None) -> Usage:
         prompt = ceil(count_prompt_tokens(messages, schema) * self._density)
@@ -175,7 +163,7 @@ class OpenAIModel:
         """The whole body of the reply, within its limits of time and size."""
         received = bytearray()
         try:
-            self._runner.run(self._exchange(request, received))
+            asyncio.run(self._exchange(request, received))
         except TimeoutError:
             reason = "no reply in time"
         except _TooLong:
@@ -187,13 +175,23 @@ class OpenAIModel:
         raise self._unavailable(reason, billed=True, said=received.decode("utf-8", "replace")) from None
 
     async def _exchange(self, request: dict[str, Any], received: bytearray) -> None:
-        async with asyncio.timeout(self._endpoint.timeout_s):
-            create = self._client.chat.completions.with_streaming_response.create
+        async with asyncio.timeout(self._endpoint.timeout_s), self._client() as client:
+            create = client.chat.completions.with_streaming_response.create
             async with create(**request) as response:
                 async for chunk in response.iter_bytes():  # as they come
                     received += chunk
                     if len(received) > self._endpoint.max_reply_bytes:
                         raise _TooLong
+
+    def _client(self) -> openai.AsyncOpenAI:
+        """For one exchange; it can be cancelled wherever it stands, which gives it one deadline."""
+        return openai.AsyncOpenAI(
+            base_url=self._endpoint.base_url,
+            api_key=self._endpoint.api_key.get_secret_value() or "none",
+            timeout=None,  # of each read; the exchange has one of its own
+            max_retries=0,  # retried above, where what may have been billed is told apart
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_refuse]}),
+        )
 
     def _reply(
         self, body: bytes, messages: Sequence[Message], schema: Schema | None, latency_s: float

@@ -29,7 +29,6 @@ class Client:
         self.slept: list[float] = []
         settings = Endpoint(model="toy", base_url=url, api_key=SecretStr(KEY), **endpoint)
         self.model = OpenAIModel(settings, sleep=self.slept.append)
-        open_.callback(self.model.close)
 
     def ask(self) -> Reply:
         return self.model.complete(PROMPT, SCHEMA)
@@ -138,7 +137,6 @@ def test_nobody_listening_is_unavailable() -> None:
     model = OpenAIModel(endpoint)
     with pytest.raises(LanguageModelUnavailable, match="no connection"):
         model.complete(PROMPT)
-    model.close()
 
 
 def test_a_slow_server_is_not_waited_for_and_may_have_billed(connect: Connect) -> None:
