@@ -35,7 +35,7 @@ _DIGITS = re.compile(r"[0-9]{2,64}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,18}\.[0-9]{0,18}")
 _STAGE = re.compile(r"(?:stage|block|level)[ _-]?[0-9]{1,2}", re.IGNORECASE)
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,10 @@ def answer(space: SearchSpace, arch: Architecture, rationale: str = "") -> dict[
 
 
 def clean(text: str, limit: int) -> str:
-    """At most `limit` characters, without control characters and lone surrogates, which stores refuse."""
+    """At most `limit` characters, without what stores refuse or what turns the text around it.
+
+    Control characters, lone surrogates and the marks that change the direction of writing become spaces.
+    """
     text = _CONTROLS.sub(" ", text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

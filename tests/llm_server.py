@@ -154,6 +154,10 @@ ANSWERS: dict[str, Answer] = {
     "dead": lambda model, request: "",
     "garbage": lambda model, request: "",
     "no-key": lambda model, request: "",
+    "drip": lambda model, request: "",
+    "drip-error": lambda model, request: "",
+    "drip-headers": lambda model, request: "",
+    "half": lambda model, request: "",
 }
 
 
@@ -230,6 +234,15 @@ class Handler(BaseHTTPRequestHandler):
             model.requests.append(json.loads(body))
             self._reset()
             return
+        if model.behaviour.startswith("drip"):
+            model.requests.append(json.loads(body))
+            self._drip(model.behaviour)
+            return
+        if model.behaviour == "half":
+            model.requests.append(json.loads(body))
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": [{"mess')
+            self.close_connection = True
+            return
         if self.path != "/v1/chat/completions":
             status, headers, answer = _error(404, f"no such path: {self.path}", None)
         else:
@@ -249,6 +262,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def _drip(self, what: str) -> None:
+        """Keeps sending a little, and never comes to an end."""
+        start = b"HTTP/1.1 500 No\r\n" if what == "drip-error" else b"HTTP/1.1 200 OK\r\n"
+        drop = b"1\r\n \r\n"
+        if what == "drip-headers":
+            drop = b"X-Wait: 1\r\n"
+        else:
+            start += b"Transfer-Encoding: chunked\r\n\r\n"
+        self.close_connection = True
+        try:
+            self.wfile.write(start)
+            while not self.server.stopping.wait(0.02):
+                self.wfile.write(drop)
+        except OSError:
+            pass  # the client has had enough
 
     def _reset(self) -> None:
         """Closes the connection so that the client sees a reset rather than an end."""

@@ -1,5 +1,6 @@
 """Puts a search or a training together from its specification: space, proposer, evaluator, executor."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,14 +56,18 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
+    model = _language_model(settings) if talks else None
+    if model is not None and spec.budget.llm_cost_usd is not None:
+        _check_prices(settings)
+    hold = threading.Event()
     return Search(
         spec=spec,
         space=space,
         proposer=make_proposer(
             spec.config.proposer,
             problem,
-            model=_language_model(settings) if talks else None,
-            journal=StoreJournal(claim) if talks else None,
+            model=model,
+            journal=StoreJournal(claim, hold) if talks else None,
             budget=LLMBudget(spec.budget.llm_tokens, spec.budget.llm_cost_usd),
         ),
         executor=_make_executor(claim, spec, settings, setup),
@@ -70,6 +75,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         signature=f"{signature}/seed{spec.seed}",
         trains=trains(spec),
         slow_proposer=talks,
+        hold=hold,
         earlier=attempts(spec, space, earlier),
         inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
         held_out=evaluator.standing if isinstance(evaluator, TableEvaluator) else None,
@@ -96,9 +102,20 @@ def _language_model(settings: WorkerSettings) -> LanguageModel | None:
             timeout_s=settings.llm_timeout_s,
             prompt_usd_per_million=settings.llm_price_prompt,
             completion_usd_per_million=settings.llm_price_completion,
+            max_reply_tokens=settings.llm_reply_tokens,
             **where,
         )
     )
+
+
+def _check_prices(settings: WorkerSettings) -> None:
+    """Raises ValueError where a limit in dollars would limit nothing."""
+    if not (settings.llm_price_prompt or settings.llm_price_completion):
+        raise ValueError(
+            "budget.llm_cost_usd limits nothing while the language model has no price: the operator sets "
+            "ARCHSMITH_LLM_PRICE_PROMPT and ARCHSMITH_LLM_PRICE_COMPLETION (US dollars per million tokens); "
+            "or limit budget.llm_tokens instead"
+        )
 
 
 def _make_executor(claim: Claim, spec: SearchSpec, settings: WorkerSettings, setup: TrialSetup) -> Executor:

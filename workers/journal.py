@@ -1,12 +1,23 @@
 """The journal of a search's language-model calls, kept with the job."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from server.store.claim import Claim
 from server.store.records import NewEvent, new_id, now
-from server.store.tables import LLMCall
-from workers.llm import Call, MemoryJournal, Message, Purpose, RecordedCall, Rejection, Reply, Usage
+from server.store.tables import CUT_OFF, LLMCall
+from workers.llm import (
+    Call,
+    CallsHeld,
+    MemoryJournal,
+    Message,
+    Purpose,
+    RecordedCall,
+    Rejection,
+    Reply,
+    Usage,
+)
 
 TOLD_CHARACTERS = 300  # of a model's words that an event repeats; the call holds them whole
 
@@ -18,15 +29,17 @@ class StoreJournal:
     writer.
     """
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, hold: threading.Event | None = None) -> None:
+        """While `hold` is set no call may start."""
         self._claim = claim
+        self._hold = hold or threading.Event()
         self._memory = MemoryJournal()
         self._rows: dict[str, LLMCall] = {}
         self._last_fallback = ""
         for row in claim.llm_calls():
             self._rows[row.key] = row
             self._memory.started.append(_recorded(row))
-            if row.error:
+            if row.error not in ("", CUT_OFF):
                 self._memory.failures += Usage(row.prompt_tokens + row.completion_tokens, row.cost_usd)
 
     def recorded(self, key: str) -> Reply | None:
@@ -39,6 +52,8 @@ class StoreJournal:
         return self._memory.spent()
 
     def call_started(self, call: Call) -> None:
+        if self._hold.is_set():
+            raise CallsHeld("the search is about to pause or to end")
         row = LLMCall(
             id=new_id(),
             job_id=self._claim.job.id,
@@ -68,8 +83,11 @@ class StoreJournal:
         told = {"call": row.id, "tokens": reply.usage.tokens, "cost_usd": reply.cost_usd}
         self._keep(row, NewEvent("llm.answered", {**told, "latency_s": reply.latency_s}))
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
         row = self._rows[key]
+        row.reply, row.latency_s = said or None, latency_s
         row.error, row.prompt_tokens, row.cost_usd = error, usage.tokens, usage.cost_usd
         self._memory.call_failed(key, error, usage)
         self._keep(row, NewEvent("llm.failed", {"call": row.id, "reason": error[:TOLD_CHARACTERS]}))
@@ -94,11 +112,15 @@ class StoreJournal:
         ]
         self._keep(row, *events)
 
+    def useful(self, key: str) -> bool | None:
+        outcome = self._rows[key].outcome
+        return None if outcome is None else bool(outcome["accepted"])
+
     def fell_back(self, turn: int, reason: str, count: int) -> None:
         self._memory.fell_back(turn, reason, count)
         if reason != self._last_fallback:  # the same reason, trial after trial, is one piece of news
             self._last_fallback = reason
-            self._claim.event("proposer.fell_back", {"turn": turn, "reason": reason, "count": count})
+            self._claim.event("proposer.fell_back", {"turn": turn, "reason": reason})
 
     def _keep(self, row: LLMCall, *events: NewEvent) -> None:
         self._claim.keep_llm_call(row, *events)
@@ -109,7 +131,7 @@ def _recorded(row: LLMCall) -> RecordedCall:
     purpose: Purpose = "principles" if row.purpose == "principles" else "proposals"
     estimate = Usage(**row.estimate)
     call = Call(row.key, purpose, row.turn, row.told, row.model, messages, row.digest, estimate)
-    if row.reply is None:
-        return RecordedCall(call, None, row.error)
+    if row.error or row.reply is None:
+        return RecordedCall(call, None, "" if row.error == CUT_OFF else row.error)
     reply = Reply(row.reply, row.prompt_tokens, row.completion_tokens, row.cost_usd, row.latency_s, row.model)
     return RecordedCall(call, reply)

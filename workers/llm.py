@@ -6,6 +6,7 @@ stand here, for tests and for replaying a search; the client of a real endpoint 
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,16 +25,21 @@ MESSAGE_TOKENS = 8  # what a message adds to its text, generously
 class LanguageModelUnavailable(ConnectionError):
     """No usable reply: the endpoint is down, refuses, is too slow, or sends what is no completion.
 
-    `billed` says that the provider may have charged for it all the same.
+    `billed` says that the provider may have charged for it all the same, `said` what came instead of a reply.
     """
 
-    def __init__(self, reason: str, *, billed: bool = False) -> None:
+    def __init__(self, reason: str, *, billed: bool = False, said: str = "") -> None:
         super().__init__(reason)
         self.billed = billed
+        self.said = said
 
 
 class LanguageModelBudgetSpent(RuntimeError):
     """The next call might cost more than is left of the search's budget."""
+
+
+class CallsHeld(RuntimeError):
+    """No further call is wanted for now: the search is about to pause or to end."""
 
 
 # -------------------------------------------------------------------- values
@@ -164,17 +170,29 @@ class Journal(Protocol):
         ...
 
     def call_started(self, call: Call) -> None:
-        """Comes before the request leaves. A key starts again where its call failed or never ended."""
+        """Comes before the request leaves. A key starts again where its call failed or never ended.
+
+        Raises CallsHeld where no call may start.
+        """
         ...
 
     def call_ended(self, key: str, reply: Reply) -> None: ...
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
-        """`usage` is what must be taken for spent: nothing, or the estimate where it may have been billed."""
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
+        """`usage` is what must be taken for spent: nothing, or the estimate where it may have been billed.
+
+        `said` is what was received all the same.
+        """
         ...
 
     def judged(self, key: str, accepted: Sequence[str], rejected: Sequence[Rejection]) -> None:
         """What came of a reply: the keys of the architectures taken from it, and what was refused and why."""
+        ...
+
+    def useful(self, key: str) -> bool | None:
+        """Whether a design was taken from the reply to this call; None where it was not judged."""
         ...
 
     def fell_back(self, turn: int, reason: str, count: int) -> None:
@@ -215,7 +233,7 @@ def consult(
 ) -> tuple[Call, Reply]:
     """The model's reply, from the journal where the same call was answered before.
 
-    Raises LanguageModelBudgetSpent before anything is sent, and LanguageModelUnavailable.
+    Raises LanguageModelBudgetSpent and CallsHeld before anything is sent, and LanguageModelUnavailable.
     """
     content = digest(messages, schema, temperature)
     key = hashlib.sha256(f"{model.name}\n{purpose}\n{turn}\n{content}".encode()).hexdigest()
@@ -226,10 +244,12 @@ def consult(
         return call, known
     budget.check(journal.spent(), estimate)
     journal.call_started(call)
+    started = time.monotonic()
     try:
         reply = model.complete(messages, schema, temperature=temperature)
     except LanguageModelUnavailable as error:
-        journal.call_failed(key, str(error), estimate if error.billed else Usage())
+        usage, latency_s = estimate if error.billed else Usage(), time.monotonic() - started
+        journal.call_failed(key, str(error), usage, said=error.said, latency_s=latency_s)
         raise
     journal.call_ended(key, reply)
     return call, reply
@@ -265,12 +285,17 @@ class MemoryJournal:
     def call_ended(self, key: str, reply: Reply) -> None:
         self._end(key, reply=reply)
 
-    def call_failed(self, key: str, error: str, usage: Usage) -> None:
+    def call_failed(
+        self, key: str, error: str, usage: Usage, *, said: str = "", latency_s: float = 0.0
+    ) -> None:
         self._end(key, error=error)
         self.failures += usage
 
     def judged(self, key: str, accepted: Sequence[str], rejected: Sequence[Rejection]) -> None:
         self.verdicts[key] = tuple(accepted), tuple(rejected)
+
+    def useful(self, key: str) -> bool | None:
+        return bool(self.verdicts[key][0]) if key in self.verdicts else None
 
     def fell_back(self, turn: int, reason: str, count: int) -> None:
         self.fallbacks.append((turn, reason, count))

@@ -4,10 +4,11 @@ The loop keeps no truth of its own. What it has done is in the claim's rows, so 
 any point goes on from them: finished evaluations are read back, those in flight are run again.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -29,6 +30,7 @@ from workers.executors import (
     TrialTask,
     artifact_folder,
 )
+from workers.llm import CallsHeld
 from workers.memory import Attempt, SearchMemory
 from workers.proposers.proposer import Proposal, Proposer, SearchOver
 from workers.scoring import scorable, scores, violation
@@ -59,6 +61,8 @@ class Search:
     """Trials cost device time: they are put on record before they run, and looked up in earlier jobs."""
     slow_proposer: bool = False
     """Ask ahead, in a thread, while trials run."""
+    hold: threading.Event = field(default_factory=threading.Event)
+    """Set while nothing more may be begun: a slow proposer then ends what is paid for, and starts no more."""
     earlier: tuple[Attempt, ...] = ()
     """What other jobs have found that this one may learn from."""
     inherits: bool = False
@@ -77,6 +81,7 @@ class _Flight:
     arch: Architecture
     cost: Cost
     origin: str
+    note: str = ""
     tries: int = 1
     device_seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
@@ -164,9 +169,12 @@ class _Loop:
                 if self.beat.request is Request.CANCEL:
                     return JobState.CANCELLED, ""
                 over = "paused" if self.beat.request is Request.PAUSE else self._over()
-                if not over:
+                if over:
+                    self.search.hold.set()
+                else:
+                    self.search.hold.clear()
                     self._propose()
-                if not self.state.flying and (over or self.state.exhausted):
+                if not self._busy() and (over or self.state.exhausted):
                     self._flush()
                     if self.beat.request is Request.PAUSE:
                         return JobState.PAUSED, ""
@@ -177,6 +185,10 @@ class _Loop:
                 self._flush_if_due()
         finally:
             self.asks.shutdown(wait=False, cancel_futures=True)
+
+    def _busy(self) -> bool:
+        """Whether what is paid for has no end on record yet: a trial, or the proposer's question."""
+        return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
 
     # ---------------------------------------------------------------- ask
 
@@ -205,15 +217,21 @@ class _Loop:
     def _ask_ahead(self, free: int) -> None:
         """Asks in a thread. Where trials train, an answer is kept in stock: no device waits for it."""
         if self.asked is not None and self.asked.done():
-            fresh = [p for p in self.asked.result() if not self.state.memory.seen(p.arch)]
-            self.state.exhausted = not fresh and not self.ready
-            self.ready += fresh
+            self._take(self.asked)
             self.asked = None
         stock = self.slots if self.search.trains else 0
         wanted = min(free + stock, self.spec.budget.evaluations - self.state.begun) - len(self.ready)
         if self.asked is None and wanted > 0 and not self.state.exhausted:
             memory = self.state.memory.asked(*(proposal.arch for proposal in self.ready))
             self.asked = self.asks.submit(self._ask, wanted, memory)
+
+    def _take(self, asked: Future[list[Proposal]]) -> None:
+        try:
+            fresh = [p for p in asked.result() if not self.state.memory.seen(p.arch)]
+        except CallsHeld:
+            return  # the search was about to end, and goes on after all: it asks again
+        self.state.exhausted = not fresh and not self.ready
+        self.ready += fresh
 
     def _begin_baseline(self) -> None:
         baseline = self.search.space.baseline
@@ -231,7 +249,7 @@ class _Loop:
             self.state.begun += 1
             self.state.ids[proposal.arch] = candidate.id
             self.state.memory = self.state.memory.asked(proposal.arch)
-            flight = _Flight(candidate.id, proposal.arch, cost, proposal.origin)
+            flight = _Flight(candidate.id, proposal.arch, cost, proposal.origin, proposal.note)
             self.state.flying[flight.id] = flight
             if proposal.arch.key in known:
                 self._reuse(flight, known[proposal.arch.key])
@@ -388,7 +406,8 @@ class _Loop:
         del self.state.flying[flight.id]
         self.state.exhausted = False  # a proposer may know more to try now
         self.ended.append(outcome)
-        _remember(self.state, self.spec, _attempt(flight.arch, flight.cost, flight.origin, outcome))
+        attempt = _attempt(flight.arch, flight.cost, flight.origin, flight.note, outcome)
+        _remember(self.state, self.spec, attempt)
         self.state.device_seconds += outcome.device_seconds
 
     def _flush_if_due(self) -> None:
@@ -448,14 +467,16 @@ def _restore(claim: Claim, search: Search) -> _State:
         outcome = Outcome(
             row.id, row.state, row.metrics, row.scores, row.violation, row.reason, row.device_seconds
         )
-        attempt = _attempt(arch, Cost(row.params, row.macs), row.origin, outcome)
-        _remember(state, search.spec, replace(attempt, note=row.note or row.reason))
+        attempt = _attempt(arch, Cost(row.params, row.macs), row.origin, row.note, outcome)
+        _remember(state, search.spec, attempt)
         state.device_seconds += row.device_seconds
     for row in rows:
         if row.state not in ended:
             arch = search.space.parse_key(row.key)
             cost = Cost(row.params, row.macs)
-            state.flying[row.id] = _Flight(row.id, arch, cost, row.origin, row.tries, row.device_seconds)
+            state.flying[row.id] = _Flight(
+                row.id, arch, cost, row.origin, row.note, row.tries, row.device_seconds
+            )
             state.memory = state.memory.asked(arch)
     return state
 
@@ -481,7 +502,7 @@ def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) ->
     found: list[Attempt] = []
     for row in rows:
         metrics, cost, arch = _metrics(row), Cost(row.params, row.macs), space.parse_key(row.key)
-        note = row.note or row.reason
+        note = row.reason or row.note
         if row.scores is None:
             found.append(Attempt(arch, None, cost, row.origin, metrics, note))
         elif scorable(spec, metrics):
@@ -490,10 +511,11 @@ def attempts(spec: SearchSpec, space: SearchSpace, rows: Sequence[Candidate]) ->
     return tuple(found)
 
 
-def _attempt(arch: Architecture, cost: Cost, origin: str, outcome: Outcome) -> Attempt:
+def _attempt(arch: Architecture, cost: Cost, origin: str, note: str, outcome: Outcome) -> Attempt:
+    """`note` is the proposer's word; a failure's reason takes its place."""
     scores = None if outcome.scores is None else tuple(outcome.scores)
-    metrics = dict(outcome.metrics)
-    return Attempt(arch, scores, cost, origin, metrics, outcome.reason, outcome.violation)
+    told = outcome.reason or note
+    return Attempt(arch, scores, cost, origin, dict(outcome.metrics), told, outcome.violation)
 
 
 def _remember(state: _State, spec: SearchSpec | ScaleSpec, attempt: Attempt) -> None:

@@ -1,10 +1,13 @@
 """The client of any endpoint that speaks the OpenAI chat completions protocol."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
+from math import ceil
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -28,7 +31,11 @@ from workers.llm import (
 log = logging.getLogger(__name__)
 
 MAX_ERROR = 300  # characters of a server's error that are passed on
+MAX_SAID = 64_000  # characters that are kept of a reply of no use
+MAX_REFUSAL = 100_000  # bytes that are read of an error's body
 LONGEST_WAIT_S = 60.0  # a server that asks for more patience is taken for down
+MOST_TOKENS = 10_000_000  # in one prompt or reply, of any model: a server that reports more is wrong
+MARGIN = 1.5  # of a prompt's estimate, over the most tokens a byte that this server has reported
 
 
 class Endpoint(BaseModel):
@@ -43,7 +50,7 @@ class Endpoint(BaseModel):
     api_key: SecretStr = SecretStr("")
     """Empty for a local server that asks for none."""
     timeout_s: float = Field(60.0, gt=0)
-    """For one attempt, from the request to the reply's last byte."""
+    """For one attempt, from the first connection to the reply's last byte."""
     retries: int = Field(3, ge=0, le=10)
     """After a refused connection, a busy (429) or a broken (5xx) server; never after a timeout."""
     max_reply_tokens: int = Field(4096, ge=64)
@@ -71,6 +78,21 @@ class Dialect:
     temperature: bool = True
 
 
+class _Refused(Exception):
+    """An answer with a status of 300 or more, and as much of its body as is read."""
+
+    def __init__(self, status: int, body: bytes, retry_after: str) -> None:
+        self.status = status
+        self.text = body.decode("utf-8", "replace")
+        self.retry_after = _seconds(retry_after)
+        self.message, self.param = _complaint(body, self.text or HTTPStatus(status).phrase)
+        super().__init__(f"HTTP {status}: {self.message}")
+
+
+class _TooLong(Exception):
+    """A reply beyond the limit of its size."""
+
+
 class OpenAIModel:
     """Retries what is worth retrying, learns what the server does not take, and keeps its key to itself."""
 
@@ -78,12 +100,9 @@ class OpenAIModel:
         self._endpoint = endpoint
         self._dialect = Dialect()
         self._host = urlsplit(endpoint.base_url).hostname or "the endpoint"
-        self._client = openai.OpenAI(
-            base_url=endpoint.base_url,
-            api_key=endpoint.api_key.get_secret_value() or "none",
-            timeout=endpoint.timeout_s,
-            max_retries=0,  # retried below, where what may have been billed is told apart
-        )
+        self._densest = 0.0
+        self._density = 1.0
+        """Prompt tokens for each that `count_prompt_tokens` counts, at most."""
         self._retrying = Retrying(
             retry=retry_if_exception(_worth_retrying),
             stop=stop_after_attempt(endpoint.retries + 1),
@@ -99,11 +118,9 @@ class OpenAIModel:
     def name(self) -> str:
         return self._endpoint.model
 
-    def close(self) -> None:
-        self._client.close()
-
     def estimate(self, messages: Sequence[Message], schema: Schema | None = None) -> Usage:
-        return self._usage(count_prompt_tokens(messages, schema), self._endpoint.max_reply_tokens)
+        prompt = ceil(count_prompt_tokens(messages, schema) * self._density)
+        return self._usage(min(prompt, MOST_TOKENS), self._endpoint.max_reply_tokens)
 
     def complete(
         self, messages: Sequence[Message], schema: Schema | None = None, *, temperature: float = 0.0
@@ -114,16 +131,15 @@ class OpenAIModel:
             request = self._request(dialect, messages, schema, temperature)
             try:
                 body = self._retrying(self._post, request)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                dialect = _simpler(dialect, error, schema)
-                refusal = self._status_error(error)
-            except openai.APIStatusError as error:
-                raise self._status_error(error) from None
-            except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
-                raise self._unavailable(_lost(error), billed=_maybe_billed(error)) from None
+            except _Refused as error:
+                simpler = _simpler(dialect, error, schema) if error.status in (400, 422) else None
+                dialect, refusal = simpler, self._unavailable(str(error), said=error.text)
+            except openai.APIConnectionError as error:
+                reason = f"no connection ({error.__cause__ or error})"
+                raise self._unavailable(reason) from None
             else:
                 self._dialect = dialect
-                return self._reply(body, messages, time.monotonic() - started)
+                return self._reply(body, messages, schema, time.monotonic() - started)
         raise refusal
 
     def _request(
@@ -145,45 +161,76 @@ class OpenAIModel:
 
     def _post(self, request: dict[str, Any]) -> bytes:
         """The whole body of the reply, within its limits of time and size."""
-        deadline = time.monotonic() + self._endpoint.timeout_s
-        body = bytearray()
-        with self._client.chat.completions.with_streaming_response.create(**request) as response:
-            for chunk in response.iter_bytes(65536):
-                body += chunk
-                if len(body) > self._endpoint.max_reply_bytes:
-                    limit = self._endpoint.max_reply_bytes
-                    raise self._unavailable(f"the reply is longer than {limit} bytes", billed=True)
-                if time.monotonic() > deadline:
-                    raise self._unavailable("the reply took too long", billed=True)
-        return bytes(body)
+        received = bytearray()
+        try:
+            asyncio.run(self._exchange(request, received))
+        except TimeoutError:
+            reason = "no reply in time"
+        except _TooLong:
+            reason = f"the reply is longer than {self._endpoint.max_reply_bytes} bytes"
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            reason = f"the connection broke off ({error})"
+        else:
+            return bytes(received)
+        raise self._unavailable(reason, billed=True, said=received.decode("utf-8", "replace")) from None
 
-    def _reply(self, body: bytes, messages: Sequence[Message], latency_s: float) -> Reply:
+    async def _exchange(self, request: dict[str, Any], received: bytearray) -> None:
+        async with asyncio.timeout(self._endpoint.timeout_s), self._client() as client:
+            create = client.chat.completions.with_streaming_response.create
+            async with create(**request) as response:
+                async for chunk in response.iter_bytes():  # as they come
+                    received += chunk
+                    if len(received) > self._endpoint.max_reply_bytes:
+                        raise _TooLong
+
+    def _client(self) -> openai.AsyncOpenAI:
+        """For one exchange; it can be cancelled wherever it stands, which gives it one deadline."""
+        return openai.AsyncOpenAI(
+            base_url=self._endpoint.base_url,
+            api_key=self._endpoint.api_key.get_secret_value() or "none",
+            timeout=None,  # of each read; the exchange has one of its own
+            max_retries=0,  # retried above, where what may have been billed is told apart
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_refuse]}),
+        )
+
+    def _reply(
+        self, body: bytes, messages: Sequence[Message], schema: Schema | None, latency_s: float
+    ) -> Reply:
         try:
             completion = json.loads(body)
             said = completion["choices"][0]["message"]
-            text = said.get("content") or said.get("refusal") or ""
-            model, usage = completion.get("model"), completion.get("usage") or {}
+            text = _text(said.get("content")) or _text(said.get("refusal"))
+            model, usage = completion.get("model"), completion.get("usage")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise self._unavailable("the reply is no chat completion", billed=True) from None
-        text = self._public(text if isinstance(text, str) else "", limit=len(body))
-        prompt = _count(usage, "prompt_tokens", count_prompt_tokens(messages))
-        completed = _count(usage, "completion_tokens", count_tokens(text))
+            said = body.decode("utf-8", "replace")
+            raise self._unavailable("the reply is no chat completion", billed=True, said=said) from None
+        text = self._public(text, limit=len(body))
+        prompt, completed = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        counted = count_prompt_tokens(messages, schema)
+        if prompt:
+            self._learn(prompt / counted)
+        prompt = count_prompt_tokens(messages) if prompt is None else prompt
+        completed = count_tokens(text) if completed is None else completed
         cost = self._usage(prompt, completed).cost_usd
         log.info("%s: %d + %d tokens in %.1f s", self.name, prompt, completed, latency_s)
         name = self._public(model, limit=100) if isinstance(model, str) else self.name
         return Reply(text, prompt, completed, cost, latency_s, name)
+
+    def _learn(self, density: float) -> None:
+        """Lets estimates come closer to what this server counts, and never under its densest prompt."""
+        self._densest = max(self._densest, density)
+        self._density = max(self._densest, min(1.0, MARGIN * self._densest))
 
     def _usage(self, prompt: int, completion: int) -> Usage:
         dear = self._endpoint.completion_usd_per_million * completion
         cost = self._endpoint.prompt_usd_per_million * prompt + dear
         return Usage(prompt + completion, cost / 1e6)
 
-    def _status_error(self, error: openai.APIStatusError) -> LanguageModelUnavailable:
-        return self._unavailable(f"HTTP {error.status_code}: {error.message}")
-
-    def _unavailable(self, reason: str, *, billed: bool = False) -> LanguageModelUnavailable:
+    def _unavailable(self, reason: str, *, billed: bool = False, said: str = "") -> LanguageModelUnavailable:
         reason = self._public(f"language model {self.name} at {self._host}: {reason}", limit=MAX_ERROR)
-        return LanguageModelUnavailable(reason, billed=billed)
+        if len(said) > MAX_SAID:
+            said = f"{said[:MAX_SAID]}\n[cut off here: {len(said):,} characters were received]"
+        return LanguageModelUnavailable(reason, billed=billed, said=self._public(said, limit=len(said)))
 
     def _public(self, text: str, *, limit: int) -> str:
         """Without the key, should a server echo it, and without what stores refuse."""
@@ -191,7 +238,40 @@ class OpenAIModel:
         return clean(text.replace(key, "***") if key else text, limit)
 
 
-def _simpler(dialect: Dialect, error: openai.APIStatusError, schema: Schema | None) -> Dialect | None:
+async def _refuse(response: httpx2.Response) -> None:
+    """Raises _Refused for what is no success, before a body of any length is read."""
+    if response.status_code < 300:
+        return
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_REFUSAL:
+            break
+    raise _Refused(response.status_code, bytes(body), response.headers.get("retry-after", ""))
+
+
+def _complaint(body: bytes, otherwise: str) -> tuple[str, str]:
+    """The message of an error, and the parameter that it is about, where it names one."""
+    try:
+        error = json.loads(body)
+    except (ValueError, RecursionError):
+        error = None
+    error = error.get("error", error) if isinstance(error, dict) else error
+    if not isinstance(error, dict):
+        return otherwise, ""
+    message, param = error.get("message"), error.get("param")
+    return message if isinstance(message, str) else otherwise, param if isinstance(param, str) else ""
+
+
+def _seconds(header: str) -> float | None:
+    """Of a Retry-After header, where it gives them as a number."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        return None
+
+
+def _simpler(dialect: Dialect, error: _Refused, schema: Schema | None) -> Dialect | None:
     """The dialect without the part that the error is about; None where nothing is left to give up."""
     about = error.param or error.message
     if "temperature" in about and dialect.temperature:
@@ -206,35 +286,28 @@ def _simpler(dialect: Dialect, error: openai.APIStatusError, schema: Schema | No
 
 
 def _worth_retrying(error: BaseException) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        busy = error.status_code in (408, 409, 429) or error.status_code >= 500
-        return busy and (_retry_after(error) or 0) <= LONGEST_WAIT_S
-    return isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
+    if isinstance(error, _Refused):
+        busy = error.status in (408, 409, 429) or error.status >= 500
+        return busy and (error.retry_after or 0) <= LONGEST_WAIT_S
+    return isinstance(error, openai.APIConnectionError)
 
 
 def _wait(state: RetryCallState) -> float:
     """As long as the server asks for, else at random up to 0.5 s, doubled each time to at most 8 s."""
     error = state.outcome.exception() if state.outcome else None
-    asked = _retry_after(error) if isinstance(error, openai.APIStatusError) else None
+    asked = error.retry_after if isinstance(error, _Refused) else None
     return wait_random_exponential(multiplier=0.5, max=8.0)(state) if asked is None else asked
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds, where the header gives them as a number."""
-    try:
-        return max(0.0, float(error.response.headers.get("retry-after", "")))
-    except ValueError:
-        return None
+def _text(content: object) -> str:
+    """Of a message: a text, or the texts among its parts."""
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
 
 
-def _lost(error: Exception) -> str:
-    return "no reply in time" if _maybe_billed(error) else f"no connection ({error})"
-
-
-def _maybe_billed(error: Exception) -> bool:
-    return not isinstance(error, openai.APIConnectionError) or isinstance(error, openai.APITimeoutError)
-
-
-def _count(usage: object, name: str, otherwise: int) -> int:
+def _count(usage: object, name: str) -> int | None:
+    """A count of tokens that may be true."""
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and value >= 0 else otherwise
+    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if plausible else None

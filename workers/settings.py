@@ -29,6 +29,9 @@ class WorkerSettings(StoreSettings):
     llm_model: str = ""
     """Name of the model; empty for none, and evolution proposes instead."""
     llm_timeout_s: float = Field(60.0, gt=0)
+    """For one call, from the connection to the reply's last byte."""
+    llm_reply_tokens: int = Field(4096, ge=64)
+    """The longest reply that is asked for. A budget keeps as much in reserve for every call."""
     llm_price_prompt: float = Field(0.0, ge=0)
     """US dollars per million prompt tokens."""
     llm_price_completion: float = Field(0.0, ge=0)

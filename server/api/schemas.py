@@ -181,9 +181,13 @@ class LLMCallView(View):
     model: str
     messages: list[Any]
     reply: str | None
+    """With an `error`: the beginning of what was received instead of a reply."""
     error: str
+    """Why there is no usable reply; empty while it is waited for."""
     outcome: dict[str, Any] | None
     """`accepted`: the architectures taken from the reply; `rejected`: what was refused, and why."""
+    estimate: dict[str, Any]
+    """`tokens` and `cost_usd` at most: what is counted where a call may have been charged for unanswered."""
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float

@@ -25,7 +25,7 @@ from server.store.records import NotFound, now
 from server.store.scale_methods import SCALE_METHODS
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from server.store.tables import Artifact, Candidate, Job
+from server.store.tables import CUT_OFF, Artifact, Candidate, Job
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
@@ -167,7 +167,7 @@ def calls(request: Request, job_id: str, store: StoreDep) -> Response:
     """The latest language-model calls, as a fragment."""
     store.job(job_id)
     found = overview.latest_llm_calls(store, job_id, CALLS_SHOWN)
-    return page(request, "_calls.html", calls=found, job_id=job_id)
+    return page(request, "_calls.html", calls=found, job_id=job_id, cut_off=CUT_OFF)
 
 
 def _glance_of(store: Store, job_id: str) -> Glance:

@@ -18,7 +18,7 @@ from server.store.artifacts import StoredFile
 from server.store.records import NewEvent, append_events, new_id, now
 from server.store.specs import JobSpec
 from server.store.states import ENDED, CandidateState, IllegalMove, JobState, Request, leading_to
-from server.store.tables import Artifact, Candidate, Job, LLMCall, Point
+from server.store.tables import CUT_OFF, Artifact, Candidate, Job, LLMCall, Point
 
 if TYPE_CHECKING:
     from server.store.store import Store
@@ -139,12 +139,15 @@ class Claim:
             return
         progress = {"crashes": 0} if ended else {}
         with self._writing([*started, *ended], **progress) as session:
-            ends = {outcome.candidate_id: outcome for outcome in outcomes}
+            at = now()
+            ends = {
+                outcome.candidate_id: _end(outcome, at + timedelta(microseconds=place))  # in their order
+                for place, outcome in enumerate(outcomes)
+            }
             if candidates:
-                rows = self._rows(candidates, first_number, ends)
-                session.connection().execute(_BEGIN, rows)
+                session.connection().execute(_BEGIN, self._rows(candidates, first_number, ends, at))
             begun = {candidate.id for candidate in candidates}
-            if changes := [_changes(outcome) for outcome in outcomes if outcome.candidate_id not in begun]:
+            if changes := [_changes(key, end) for key, end in ends.items() if key not in begun]:
                 ran = session.connection().execute(_END, changes).rowcount
                 if ran != len(changes):
                     raise IllegalMove(f"{len(changes) - ran} of {len(changes)} candidates to end do not run")
@@ -196,9 +199,13 @@ class Claim:
             pass
 
     def _rows(
-        self, candidates: Sequence[NewCandidate], first_number: int, ends: Mapping[str, Outcome]
+        self,
+        candidates: Sequence[NewCandidate],
+        first_number: int,
+        ends: Mapping[str, Mapping[str, Any]],
+        at: datetime,
     ) -> list[dict[str, Any]]:
-        at = now()
+        running = _end(_RUNNING, at)
         return [
             {
                 "id": candidate.id,
@@ -216,7 +223,7 @@ class Claim:
                 "confirms": candidate.confirms,
                 "tries": 1,
                 "created_at": at,
-                **_end(ends.get(candidate.id, _RUNNING), at),
+                **ends.get(candidate.id, running),
             }
             for offset, candidate in enumerate(candidates)
         ]
@@ -297,6 +304,7 @@ def put_down(session: Session, job: Job, event: NewEvent) -> None:
         job.request
     ]
     job.worker, job.lease_until, job.request = None, None, None
+    cut_off_calls(session, job.id)
     if job.state is not JobState.QUEUED:
         put_aside(session, job.id)
         event = replace(event, kind=f"job.{job.state}")
@@ -307,12 +315,22 @@ def put_down(session: Session, job: Job, event: NewEvent) -> None:
 
 
 def put_aside(session: Session, job_id: str) -> None:
-    """Stops the candidates that still run; a resumed job runs them again."""
+    """Stops the candidates that still run; a resumed job runs them again. No call is waited for any more."""
+    cut_off_calls(session, job_id)
     session.execute(
         update(Candidate)
         .where(Candidate.job_id == job_id, Candidate.state == CandidateState.RUNNING)
         .values(state=CandidateState.STOPPED)
     )
+
+
+def cut_off_calls(session: Session, job_id: str) -> None:
+    """Books calls that nobody waits for any more with their estimate: the provider may charge for them."""
+    for call in session.scalars(
+        select(LLMCall).where(LLMCall.job_id == job_id, LLMCall.reply.is_(None), LLMCall.error == "")
+    ):
+        call.error = CUT_OFF
+        call.prompt_tokens, call.cost_usd = call.estimate["tokens"], call.estimate["cost_usd"]
 
 
 _RETRIED = {CandidateState.RUNNING, *leading_to(CandidateState.RUNNING)}
@@ -335,9 +353,8 @@ def _end(outcome: Outcome, at: datetime) -> dict[str, Any]:
     }
 
 
-def _changes(outcome: Outcome) -> dict[str, Any]:
-    columns = {f"new_{name}": value for name, value in _end(outcome, now()).items()}
-    return {"candidate": outcome.candidate_id, **columns}
+def _changes(candidate_id: str, end: Mapping[str, Any]) -> dict[str, Any]:
+    return {"candidate": candidate_id, **{f"new_{name}": value for name, value in end.items()}}
 
 
 # Built once, and past the ORM: of a quick search they are most of the work.

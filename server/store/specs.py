@@ -10,11 +10,12 @@ from enum import StrEnum
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from search_spaces import NAMED, find
 from search_spaces.space import Architecture, Bound
+from search_spaces.text import clean
 from server.store.methods import check_search, check_training, complete_search, complete_training
 from server.store.scale_methods import check_scale, complete_scale
 
@@ -41,6 +42,9 @@ class Spec(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, unknown)
         return request
 
+
+Name = Annotated[str, Field(max_length=200), AfterValidator(lambda name: clean(name, 200))]
+"""What a user calls a job, for people to read."""
 
 # -------------------------------------------------------------------- what is wanted
 
@@ -164,6 +168,15 @@ class LLMProposer(Spec):
     found."""
     prompt_tokens: int = Field(12_000, ge=1000, le=1_000_000)
     """About how long a prompt may be; a search that remembers more shows the model less of it."""
+
+    @model_validator(mode="after")
+    def _principles_need_the_memory(self) -> Self:
+        if self.principles_every and self.history != "memory":
+            raise ValueError(
+                f"principles_every: with history {self.history!r} the model is shown no principles; "
+                'leave it out, or ask for history "memory"'
+            )
+        return self
 
 
 class PortfolioProposer(Spec):
@@ -614,7 +627,7 @@ class SearchSpec(Spec):
     """Search a space for the best architecture."""
 
     kind: Literal["search"] = "search"
-    name: str = Field("", max_length=200)
+    name: Name = ""
     method: str
     space: str
     dataset: str
@@ -645,7 +658,7 @@ class TrainSpec(Spec):
     """Train one architecture to the end, and keep its weights."""
 
     kind: Literal["train"] = "train"
-    name: str = Field("", max_length=200)
+    name: Name = ""
     method: str
     architecture: ArchitectureSpec
     dataset: str | None = None
@@ -677,7 +690,7 @@ class ScaleSpec(Spec):
     """Search a base network and how to scale it, and hand back the family."""
 
     kind: Literal["scale"] = "scale"
-    name: str = Field("", max_length=200)
+    name: Name = ""
     method: str
     space: str
     """A scaling plan: `scalenet-8`, `scalenet-32`, ..."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from server.store.chains import check_warm_start, named_by, settled, warm_started_from
-from server.store.claim import Claim, put_aside, put_down
+from server.store.claim import Claim, cut_off_calls, put_aside, put_down
 from server.store.families import will_have
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
 from server.store.signals import Polling, Signals
@@ -229,6 +229,7 @@ class Store:
                 job.started_at = now()
             event = NewEvent("job.running", {"attempt": job.attempt, "worker": worker})
             append_events(session, job.id, job.last_event, [event])
+            cut_off_calls(session, job.id)  # of a worker that has let its lease lapse
         self.signals.notify(job.id)
         if reason := self._stranded(job):
             self._refuse(job, reason)

@@ -171,12 +171,17 @@ class Artifact(Table):
     created_at: Mapped[datetime]
 
 
+CUT_OFF = "cut off: the job went on or ended without an answer; its estimate is counted as spent"
+
+
 class LLMCall(Table):
     """One call of a language model, on record before it is sent.
 
     `key` is the hash of what was asked, of whom and in which turn; `estimate` what the call was expected to
     take at most (`tokens`, `cost_usd`), which counts as spent while it has no end; `outcome` what came of the
-    reply (`accepted` keys, `rejected` proposals with their reasons).
+    reply (`accepted` keys, `rejected` proposals with their reasons). With an `error`, `reply` is the
+    beginning of what was received all the same. The error is CUT_OFF where the job stopped waiting, and the
+    tokens are then the estimate's.
     """
 
     __tablename__ = "llm_calls"

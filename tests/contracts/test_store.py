@@ -74,7 +74,7 @@ def an_llm_call(job_id: str) -> LLMCall:
         purpose="propose",
         model="m",
         messages=[],
-        estimate={},
+        estimate={"tokens": 10, "cost_usd": 0.5},
         created_at=now(),
     )
 

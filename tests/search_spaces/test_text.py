@@ -412,3 +412,9 @@ def test_recorded_replies_are_understood_as_the_experimenter_understood_them() -
                 assert mflops(prompt, only(STAGES, reply).genes) == pytest.approx(float(measured[1]), abs=1.0)
                 checked += 1
     assert checked > 50
+
+
+def test_marks_that_turn_the_direction_of_writing_are_taken_out() -> None:
+    marks = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    assert text.clean(f"a{marks}b", 99) == f"a{' ' * len(marks)}b"
+    assert text.clean("\u05d0\u0628 \u00fc \u4f60", 99) == "\u05d0\u0628 \u00fc \u4f60"

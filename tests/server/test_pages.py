@@ -230,7 +230,7 @@ def asked(claim: Claim, key: str, **more: Any) -> LLMCall:
         model="some-model",
         messages=[{"role": "user", "content": f"What next? {EVIL}"}, EVIL],
         outcome={"accepted": ["unet-8:0-0-0-0-0"], "rejected": [{"reason": EVIL, "architecture": ""}]},
-        estimate={},
+        estimate={"tokens": 5000, "cost_usd": 0.01},
         cost_usd=0.0021,
         created_at=now(),
         **more,
@@ -254,6 +254,13 @@ def test_language_model_calls_are_loaded_on_demand(client: TestClient, searched:
     assert f"rejected {EVIL}" in calls.text
     assert "no answer yet" in calls.text
     assert calls.all("img", "src") == []
+    searched.finish(JobState.CANCELLED)
+    calls = opened(client, f"{path}/calls")
+    assert "no answer yet" not in calls.text
+    assert "at most 5,000 tokens · $0.0100" in calls.text
+    assert "cut off" in calls.text
+    assert "its estimate is counted as spent" in calls.text
+    assert "3 calls, 6.20 k tokens in, 34 out, $0.0142" in opened(client, path).text
 
 
 def test_a_refresh_gets_the_same_content_without_the_frame(client: TestClient, searched: Claim) -> None:

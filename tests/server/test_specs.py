@@ -215,3 +215,7 @@ def test_a_range_is_refused_when_it_holds_nothing(low: float, high: float) -> No
     request = {"constraints": {"latency_ms": {"min": low, "max": high}}}
     spec = read(request)
     assert (spec is not None) == (low <= high and abs(low) != float("inf") and abs(high) != float("inf"))
+
+
+def test_a_name_cannot_turn_the_text_around_it() -> None:
+    assert SearchSpec.model_validate({"kind": "search", "name": "a\u202eb\x00c"}).name == "a b c"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -10,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from search_spaces import find, text
 from tests.llm_server import FakeModel, serving
-from workers.llm import LanguageModelUnavailable, Message, Reply
+from workers.llm import LanguageModelUnavailable, Message, Reply, count_prompt_tokens
 from workers.openai_model import Endpoint, OpenAIModel
 
 KEY = "sk-a-very-secret-key"
@@ -28,7 +29,6 @@ class Client:
         self.slept: list[float] = []
         settings = Endpoint(model="toy", base_url=url, api_key=SecretStr(KEY), **endpoint)
         self.model = OpenAIModel(settings, sleep=self.slept.append)
-        open_.callback(self.model.close)
 
     def ask(self) -> Reply:
         return self.model.complete(PROMPT, SCHEMA)
@@ -137,7 +137,6 @@ def test_nobody_listening_is_unavailable() -> None:
     model = OpenAIModel(endpoint)
     with pytest.raises(LanguageModelUnavailable, match="no connection"):
         model.complete(PROMPT)
-    model.close()
 
 
 def test_a_slow_server_is_not_waited_for_and_may_have_billed(connect: Connect) -> None:
@@ -148,15 +147,86 @@ def test_a_slow_server_is_not_waited_for_and_may_have_billed(connect: Connect) -
     assert len(client.server.requests) == 1
 
 
-def test_an_endless_reply_is_cut_off(connect: Connect) -> None:
+@pytest.mark.parametrize("behaviour", ["drip", "drip-error", "drip-headers"])
+def test_a_server_that_drips_is_not_waited_for(connect: Connect, behaviour: str) -> None:
+    client = connect(behaviour, timeout_s=0.3)
+    started = time.monotonic()
+    with pytest.raises(LanguageModelUnavailable, match="no reply in time") as error:
+        client.ask()
+    assert time.monotonic() - started < 10
+    assert error.value.billed
+    assert len(client.server.requests) == 1
+
+
+def test_an_endless_reply_is_cut_off_and_its_beginning_kept(connect: Connect) -> None:
     with pytest.raises(LanguageModelUnavailable, match="longer than 1000000 bytes") as error:
         connect("huge").ask()
     assert error.value.billed
+    assert error.value.said.startswith('{"id": "chatcmpl-0"')
+    assert "\n[cut off here: 1,0" in error.value.said
+    assert len(error.value.said) < 64_100
 
 
-def test_what_is_no_completion_is_unavailable(connect: Connect) -> None:
-    with pytest.raises(LanguageModelUnavailable, match="no chat completion"):
+def test_an_endless_error_is_read_in_part(connect: Connect) -> None:
+    client = connect("good", retries=1)
+    client.server.respond = lambda request: (500, {}, b"x" * 50_000_000)  # type: ignore[method-assign]
+    with pytest.raises(LanguageModelUnavailable, match="HTTP 500: xxx") as error:
+        client.ask()
+    assert not error.value.billed
+    assert 64_000 < len(error.value.said) < 64_100
+
+
+def test_a_reply_that_breaks_off_says_so_and_keeps_what_came(connect: Connect) -> None:
+    with pytest.raises(LanguageModelUnavailable, match="the connection broke off") as error:
+        connect("half").ask()
+    assert error.value.billed
+    assert error.value.said == '{"choices": [{"mess'
+
+
+def test_a_redirection_is_not_followed(connect: Connect) -> None:
+    client = connect("good")
+    client.server.respond = lambda request: (302, {"Location": "/v1/elsewhere"}, b"")  # type: ignore[method-assign]
+    with pytest.raises(LanguageModelUnavailable, match="HTTP 302: Found"):
+        client.ask()
+
+
+def test_what_is_no_completion_is_unavailable_and_kept(connect: Connect) -> None:
+    with pytest.raises(LanguageModelUnavailable, match="no chat completion") as error:
         connect("garbage").ask()
+    assert error.value.said == "<html>502 from a proxy \ufffd</html>"
+
+
+def answering(content: object, usage: object = None) -> bytes:
+    return json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
+
+
+def test_a_reply_in_parts_is_read(connect: Connect) -> None:
+    client = connect("good")
+    body = answering([{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}])
+    client.server.respond = lambda request: (200, {}, body)  # type: ignore[method-assign]
+    assert client.ask().text == "one two"
+
+
+@pytest.mark.parametrize("count", [10**25, 2**40, 10_000_001, -1, True, 1.5, "7", None, [1]])
+def test_a_count_of_tokens_that_cannot_be_true_is_estimated(connect: Connect, count: object) -> None:
+    client = connect("good")
+    body = answering("hello", {"prompt_tokens": count, "completion_tokens": count})
+    client.server.respond = lambda request: (200, {}, body)  # type: ignore[method-assign]
+    reply = client.ask()
+    assert reply.prompt_tokens == count_prompt_tokens(PROMPT)
+    assert reply.completion_tokens == 3
+
+
+def test_estimates_come_closer_to_what_the_server_counts_and_stay_above_it(connect: Connect) -> None:
+    client = connect("good", max_reply_tokens=64)
+    counted = count_prompt_tokens(PROMPT, SCHEMA)
+    assert client.model.estimate(PROMPT, SCHEMA).tokens == counted + 64
+    for reported, estimated in [(counted // 2, 0.75), (counted // 4, 0.75), (counted * 2, 2.0)]:
+        body = answering("hello", {"prompt_tokens": reported, "completion_tokens": 1})
+        client.server.respond = lambda request, body=body: (200, {}, body)  # type: ignore[method-assign, misc]
+        client.ask()
+        prompt = client.model.estimate(PROMPT, SCHEMA).tokens - 64
+        assert prompt == pytest.approx(estimated * counted, abs=2)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ The state of the dialogue is the journal's: the same ask after a crash is answer
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import floor
 from random import Random
 
@@ -39,6 +40,7 @@ from workers.proposers.prompting import (
     render_follow_up,
     render_principles,
     render_repair,
+    result,
     violation,
 )
 from workers.proposers.proposer import Problem, Proposal, ProposalRejected, Proposer, SearchOver
@@ -48,7 +50,7 @@ FALLBACK = "evolution (fallback)"
 
 MOST_ASKED = 32  # designs in one call
 MAX_QUOTED = 6000  # characters of a reply that are shown to the model again
-LONGEST_REST = 16  # trials that begin without the model after it failed many times in a row
+LONGEST_REST = 16  # trials that begin without the model after it gave nothing many times in a row
 PRINCIPLES_EVERY = {"ginas": 0, "diffnas": 5}
 
 _NO_MORE = re.compile(
@@ -221,19 +223,28 @@ class LanguageModelProposer:
         return [call for call in self._journal.calls("proposals") if call.reply is not None]
 
     def _rest_after_failures(self, memory: SearchMemory) -> None:
-        """Leaves a dead endpoint alone for ever more trials, so that the search does not wait for it.
+        """Leaves a model that is dead or talks nonsense alone for ever more trials.
 
-        Raises LanguageModelUnavailable while it rests.
+        The search neither waits for it nor pays it. Raises LanguageModelUnavailable while it rests.
         """
-        calls = self._journal.calls()
-        failures = 0
-        while failures < len(calls) and calls[-1 - failures].error:
-            failures += 1
+        fruitful: dict[int, bool] = {}
+        errors: dict[int, str] = {}
+        for past in self._journal.calls():
+            call, useful = past.call, self._journal.useful(past.call.key)
+            if past.error:
+                errors[call.turn] = past.error
+            if past.error or useful is not None:
+                fruitful[call.turn] = fruitful.get(call.turn, False) or bool(useful)
+        if memory.begun not in errors:
+            fruitful.pop(memory.begun, None)  # this dialogue was cut off: it goes on
+        turns = sorted(fruitful, reverse=True)
+        failures = len(list(takewhile(lambda turn: not fruitful[turn], turns)))
         if failures:
-            again = calls[-1].call.turn + min(2 ** (failures - 1), LONGEST_REST)
+            again = turns[0] + min(2 ** (failures - 1), LONGEST_REST)
             if memory.begun < again:
+                why = errors.get(turns[0], "nothing in its answers could be used")
                 raise LanguageModelUnavailable(
-                    f"{failures} calls in a row failed, asked again after trial {again}: {calls[-1].error}"
+                    f"it gave no design {failures} times in a row, asked again after trial {again}: {why}"
                 )
 
 
@@ -277,8 +288,7 @@ def refusal(
     if memory.seen(arch):
         for number, attempt in enumerate(memory.attempts, 1):
             if attempt.arch == arch:
-                result = "failed" if attempt.score is None else f"scored {attempt.score:.4g}"
-                return f"{name} was tried before, as #{number}: it {result}"
+                return f"{name} was tried before, as #{number}: {result(problem, attempt)}"
         return f"{name} is being tried now"
     broken = violation(problem, arch)
     return f"{name} is outside the budget: {broken}" if broken else ""

@@ -265,7 +265,7 @@ def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, i
     number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
     cost = f"params {attempt.cost.params:,}, MACs {attempt.cost.macs:,}"
     baseline = " (the baseline)" if attempt.arch == problem.space.baseline else ""
-    parts = [f"{number}{show(problem.space, attempt.arch)}{baseline}: {_result(problem, attempt)}", cost]
+    parts = [f"{number}{show(problem.space, attempt.arch)}{baseline}: {result(problem, attempt)}", cost]
     others = sorted(set(attempt.metrics) - {objective.metric for objective in problem.objectives})
     others = [name for name in others if not name.endswith(TIMES) or name in problem.measured][:MAX_METRICS]
     if others:
@@ -275,7 +275,8 @@ def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, i
     return "; ".join(parts)
 
 
-def _result(problem: Problem, attempt: Attempt) -> str:
+def result(problem: Problem, attempt: Attempt) -> str:
+    """What came of an attempt: the objectives by their names, or why it failed."""
     if attempt.scores is None:
         return f"failed ({_line(attempt.note, MAX_NOTE) or 'no reason given'})"
     told = ", ".join(
