@@ -245,7 +245,7 @@ class _Loop:
         if not self.search.trains or self.search.inherits:
             return {}
         keys = [proposal.arch.key for proposal in proposals]
-        found = self.claim.store.measured(self.search.signature, keys, project=self.claim.job.project)
+        found = self.claim.measured(self.search.signature, keys)
         return {key: row for key, row in found.items() if scorable(self.spec, _metrics(row))}
 
     def _candidate(self, proposal: Proposal, cost: Cost) -> NewCandidate:
