@@ -80,7 +80,7 @@ class _Flight:
     """Measured, and waiting for the baseline's result to be scored by."""
 
     def held_seconds(self) -> float:
-        """How long this try has held a device, at most: it may have waited for one."""
+        """How long this try has held a device."""
         if self.done is not None:
             return self.done.measurement.device_seconds
         return time.monotonic() - self.since
@@ -151,6 +151,7 @@ class _Loop:
         self.asks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self.asked: Future[list[Proposal]] | None = None
         self.ready: list[Proposal] = []
+        self.withdrawn: list[_Flight] = []  # begun, and taken back before they held a device
 
     def run(self) -> tuple[JobState, str]:
         for flight in self.state.flying.values():  # cut off by a crash or a pause: run again
@@ -161,7 +162,14 @@ class _Loop:
                 self.beat.check()
                 if self.beat.request is Request.CANCEL:
                     return JobState.CANCELLED, ""
-                over = "paused" if self.beat.request is Request.PAUSE else self._over()
+                for flight_id in self.search.executor.waiting():
+                    self.state.flying[flight_id].since = time.monotonic()
+                late = out_of_time(self.spec.budget, self.beat.running_seconds(), self._device_seconds())
+                over = "paused" if self.beat.request is Request.PAUSE else late or self._over()
+                if late or self.beat.request is Request.PAUSE:
+                    self._withdraw()
+                elif self.withdrawn:
+                    self._submit_again()  # the pause was taken back
                 if not over:
                     self._propose()
                 if not self.state.flying and (over or self.state.exhausted):
@@ -175,6 +183,18 @@ class _Loop:
                 self._flush_if_due()
         finally:
             self.asks.shutdown(wait=False, cancel_futures=True)
+
+    def _withdraw(self) -> None:
+        """What has not started does not start any more. On record it is put aside when the job stops."""
+        for flight_id in self.search.executor.withdraw():
+            self.withdrawn.append(self.state.flying.pop(flight_id))
+
+    def _submit_again(self) -> None:
+        for flight in self.withdrawn:
+            flight.since = time.monotonic()
+            self.state.flying[flight.id] = flight
+            self.search.executor.submit(self._task(flight))
+        self.withdrawn = []
 
     # ---------------------------------------------------------------- ask
 
@@ -408,8 +428,6 @@ class _Loop:
                 return f"the target {self.lead.metric} {budget.target:g} is reached"
         if state.begun >= budget.evaluations:
             return "all evaluations of the budget are used"
-        if over := out_of_time(budget, self.beat.running_seconds(), self._device_seconds()):
-            return over
         if budget.patience is not None and state.since_best >= budget.patience:
             return f"no new best in {budget.patience} evaluations"
         return ""

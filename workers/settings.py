@@ -18,6 +18,9 @@ class WorkerSettings(StoreSettings):
     """How long a silent worker keeps its job."""
     ray_address: str = ""
     """A running Ray cluster (`host:6379`, `ray://...`); empty to start a local one when it is needed."""
+    ray_grows: bool = True
+    """Whether a running cluster may get hosts that it lacks: a job that asks for more than there is then
+    waits for them, and fails at once where it may not. A local cluster never grows."""
     ray_cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Processors of the local Ray cluster."""
     device: str = "auto"

@@ -95,7 +95,8 @@ class Worker:
             self.ray_address = start_ray(self.settings)
             claim.beat()  # that took seconds; the lease begins now
         ours, theirs = self._processes.Pipe()
-        settings = self.settings.model_copy(update={"ray_address": self.ray_address})
+        grows = self.settings.ray_grows and bool(self.settings.ray_address)
+        settings = self.settings.model_copy(update={"ray_address": self.ray_address, "ray_grows": grows})
         process = self._processes.Process(target=_drive, args=(claim.job.id, claim.attempt, settings, theirs))
         process.start()
         theirs.close()
