@@ -5,9 +5,10 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from server.store.settings import StoreSettings
+from workers.llm import full_url
 
 
 class WorkerSettings(StoreSettings):
@@ -36,6 +37,11 @@ class WorkerSettings(StoreSettings):
     """US dollars per million prompt tokens."""
     llm_price_completion: float = Field(0.0, ge=0)
     """US dollars per million completion tokens."""
+
+    @field_validator("llm_base_url")
+    @classmethod
+    def _whole(cls, url: str) -> str:
+        return full_url(url) if url else url
 
     @property
     def lease(self) -> timedelta:
