@@ -37,24 +37,13 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        _stop(_explained(error), USAGE)
+        from server.store.settings import explained
+
+        _stop(explained(error), USAGE)
     except RuntimeError as error:
         _stop(str(error), FAILED)
     except ConnectionError as error:
         _stop(str(error), UNREACHABLE)
-
-
-def _explained(error: ValueError) -> str:
-    """A settings error as one line per field; any other as it is."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    lines = (
-        ": ".join([*map(str, entry["loc"]), entry["msg"].removeprefix("Value error, ")])
-        for entry in error.errors()
-    )
-    return "; ".join(lines)
 
 
 def _stop(message: str, code: int) -> NoReturn:

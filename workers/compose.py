@@ -123,8 +123,8 @@ def _make_executor(claim: Claim, spec: SearchSpec, settings: WorkerSettings, set
         return InlineExecutor()
     from workers import tune  # Ray takes seconds to import; a table look-up does not wait for it
 
-    tune.connect(settings.ray_address)
     trials = spec.config.trials
+    join_cluster(claim, settings, "a trial", trials.cpus, trials.gpus)
     folder = Path(settings.data_dir).absolute() / "ray"
     scheduler = None
     if trials.early_stopping == "asha":
@@ -134,6 +134,23 @@ def _make_executor(claim: Claim, spec: SearchSpec, settings: WorkerSettings, set
     return tune.TuneExecutor(
         cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder, scheduler=scheduler
     )
+
+
+def join_cluster(
+    claim: Claim, settings: WorkerSettings, who: str, cpus: float, gpus: float, processes: int = 1
+) -> None:
+    """Joins the Ray cluster. Raises ValueError where that can never hold what is asked for.
+
+    A cluster that may grow is waited for, and the job's events say so.
+    """
+    from workers import tune
+
+    tune.connect(settings.ray_address)
+    lack = tune.lack(cpus, gpus, processes)
+    if lack and not settings.ray_grows:
+        raise ValueError(f"{who} {lack}")
+    if lack:
+        claim.event("job.waiting", {"reason": f"{who} {lack}: waiting until it has more"})
 
 
 def _judgements(claim: Claim, setup: TrialSetup) -> Iterator[list[dict[str, float]]]:
@@ -148,13 +165,13 @@ def _judgements(claim: Claim, setup: TrialSetup) -> Iterator[list[dict[str, floa
 
 # -------------------------------------------------------------------- trainings
 
-MakeExecutor = Callable[[ResourcesSpec, WorkerSettings], Executor]
+MakeExecutor = Callable[[Claim, ResourcesSpec, WorkerSettings], Executor]
 
 
-def training_executor(resources: ResourcesSpec, settings: WorkerSettings) -> Executor:
+def training_executor(claim: Claim, resources: ResourcesSpec, settings: WorkerSettings) -> Executor:
     from workers import tune
 
-    tune.connect(settings.ray_address)
+    join_cluster(claim, settings, "the training", resources.cpus, resources.gpus, resources.workers)
     folder = Path(settings.data_dir).absolute() / "ray"
     if resources.workers > 1:
         from workers.data_parallel import DataParallelExecutor
@@ -199,7 +216,7 @@ def compose_training(
         parents=[] if picked is None else [picked.id],
         note="" if picked is None else f"candidate {picked.number} of job {picked.job_id}",
     )
-    return Training(spec, arch, candidate, make_executor(spec.config.resources, settings), setup)
+    return Training(spec, arch, candidate, make_executor(claim, spec.config.resources, settings), setup)
 
 
 def _architecture(claim: Claim, spec: TrainSpec) -> tuple[Architecture, Candidate | None]:

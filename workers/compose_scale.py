@@ -10,18 +10,18 @@ from search_spaces import SPACES
 from search_spaces.scaling import PLANS, ScalingPlan, supernet_of
 from server.store.claim import Claim
 from server.store.specs import ScaleSpec, TrialsSpec
-from workers.compose import MakeExecutor, training_executor
+from workers.compose import MakeExecutor, join_cluster, training_executor
 from workers.executors import Executor, TrialSetup
 from workers.scale_run import Scaling
 from workers.settings import WorkerSettings
 
-MakeTrialExecutor = Callable[[TrialsSpec, WorkerSettings], Executor]
+MakeTrialExecutor = Callable[[Claim, TrialsSpec, WorkerSettings], Executor]
 
 
-def trial_executor(trials: TrialsSpec, settings: WorkerSettings) -> Executor:
+def trial_executor(claim: Claim, trials: TrialsSpec, settings: WorkerSettings) -> Executor:
     from workers import tune  # Ray takes seconds to import
 
-    tune.connect(settings.ray_address)
+    join_cluster(claim, settings, "a trial", trials.cpus, trials.gpus)
     folder = Path(settings.data_dir).absolute() / "ray"
     return tune.TuneExecutor(cpus=trials.cpus, gpus=trials.gpus, parallel=trials.parallel, folder=folder)
 
@@ -51,8 +51,8 @@ def compose_scale(
         space=SPACES[plan.name],
         setup=setup,
         supernet_params=_parameters(plan),
-        train_executor=lambda: make_training(spec.config.resources, settings),
-        trial_executor=lambda: make_trials(spec.config.trials, settings),
+        train_executor=lambda: make_training(claim, spec.config.resources, settings),
+        trial_executor=lambda: make_trials(claim, spec.config.trials, settings),
     )
 
 

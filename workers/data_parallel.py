@@ -93,6 +93,12 @@ class DataParallelExecutor:
             time.sleep(LOOK_SECONDS)
         return []
 
+    def waiting(self) -> list[str]:
+        return []  # Ray Train does not tell when it has found room
+
+    def withdraw(self) -> list[str]:
+        return []
+
     def stop(self) -> None:
         self._end(interrupt=True)
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -163,6 +163,14 @@ class Executor(Protocol):
         """What happened since the last poll, in order; waits at most `timeout` seconds for something."""
         ...
 
+    def waiting(self) -> Collection[str]:
+        """The ids of tasks that hold no device yet, where it can tell."""
+        ...
+
+    def withdraw(self) -> list[str]:
+        """Takes back the tasks that wait; their ids. They have no Ending."""
+        ...
+
     def stop(self) -> None:
         """Ends everything that runs. Nothing is reported afterwards."""
         ...
@@ -202,11 +210,12 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
         measurement = evaluator_of(setup).evaluate(trial, lambda step, metrics: None)
         return Done(task.id, _whole(task, measurement))
     artifacts, place = ArtifactStore(setup.artifact_root), artifact_folder(setup.job_id, task.id)
-    deadline = time.monotonic() + setup.timeout_s if setup.timeout_s else math.inf
+    deadline_s = math.inf if setup.timeout_s is None else setup.timeout_s
+    deadline = time.monotonic() + deadline_s
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         if time.monotonic() > deadline:
-            raise TimedOut(f"took longer than {setup.timeout_s:g} s")
+            raise TimedOut(took_longer(deadline_s))
         tell(Progress(task.id, step, dict(metrics)))
 
     def keep(file: Path) -> None:
@@ -249,6 +258,11 @@ def follow_trial(task: TrialTask) -> None:
         artifacts.fetch(f"{artifact_folder(setup.job_id, task.id)}/{CHECKPOINT}", checkpoint)
         trial = Trial(task.arch, task.seed, Path(scratch), checkpoint=CheckpointFile(checkpoint))
         evaluator_of(setup).evaluate(trial, lambda step, metrics: None)
+
+
+def took_longer(seconds: float) -> str:
+    """Why a trial has no result."""
+    return f"took longer than {seconds:g} s"
 
 
 def artifact_folder(job_id: str, candidate_id: str) -> str:
@@ -307,6 +321,14 @@ class InlineExecutor:
         updates: list[Update] = []
         end = end_of(task, updates.append)
         return [*updates, end]
+
+    def waiting(self) -> Collection[str]:
+        return [task.id for task in self._tasks]
+
+    def withdraw(self) -> list[str]:
+        waiting = [task.id for task in self._tasks]
+        self._tasks.clear()
+        return waiting
 
     def stop(self) -> None:
         self._tasks.clear()

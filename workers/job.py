@@ -11,6 +11,8 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
+from sqlalchemy.exc import OperationalError
+
 from server.store.claim import Claim, LostClaim
 from server.store.specs import ScaleSpec, SearchSpec, TrainSpec
 from server.store.states import JobState
@@ -34,13 +36,23 @@ def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection)
     settings.add_spaces()
     claim = settings.store().claim_of(job_id, attempt, settings.lease)
     threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
-    run_job(claim, settings)
+    code = 0
+    try:
+        run_job(claim, settings)
+    except OperationalError:
+        # The worker counts a lost process, or the lease lapses: either way the job goes on from its rows.
+        log.exception("job %s: the database is away", job_id)
+        code = 1
     sys.stdout.flush()
-    os._exit(0)  # Ray's threads and a proposer's open call must not keep a finished job's process
+    os._exit(code)  # Ray's threads and a proposer's open call must not keep a finished job's process
 
 
 def run_job(claim: Claim, settings: WorkerSettings) -> None:
-    """Drives one claimed job to an end. A bug here fails the job, not the worker."""
+    """Drives one claimed job to an end. A bug here fails the job, not the worker.
+
+    Raises OperationalError where the database was away for too long, or just as something was read: that is
+    not the job's fault.
+    """
     started = time.monotonic()
     try:
         with heartbeat(claim) as beat:  # from here on: to compose a job takes seconds too
@@ -50,6 +62,8 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     except (SearchFailed, TrainingFailed, ScalingFailed, LookupError, ValueError, OSError) as error:
         log.warning("job %s failed: %s", claim.job.id, error)
         _fail(claim, str(error))
+    except OperationalError:
+        raise
     except Exception as error:
         log.exception("job %s: a bug", claim.job.id)
         _fail(claim, f"internal error: {type(error).__name__}: {error}")

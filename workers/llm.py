@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from server.store.specs import canonical_json
 
@@ -410,3 +411,13 @@ def _recorded(past: Mapping[str, Any]) -> RecordedCall:
     }
     reply = None if past["reply"] is None else Reply(**past["reply"])
     return RecordedCall(Call(**call), reply, past["error"])
+
+
+def full_url(url: str) -> str:
+    """An endpoint's address as it is. Raises ValueError where it is none, or holds a secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("give a full http or https URL, for example http://localhost:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError("a URL is logged: give the key as api_key, not inside base_url")
+    return url

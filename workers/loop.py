@@ -89,7 +89,7 @@ class _Flight:
     """Measured, and waiting for the baseline's result to be scored by."""
 
     def held_seconds(self) -> float:
-        """How long this try has held a device, at most: it may have waited for one."""
+        """How long this try has held a device."""
         if self.done is not None:
             return self.done.measurement.device_seconds
         return time.monotonic() - self.since
@@ -158,6 +158,7 @@ class _Loop:
         self.asks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self.asked: Future[list[Proposal]] | None = None
         self.ready: list[Proposal] = []
+        self.withdrawn: list[_Flight] = []  # begun, and taken back before they held a device
 
     def run(self) -> tuple[JobState, str]:
         for flight in self.state.flying.values():  # cut off by a crash or a pause: run again
@@ -168,7 +169,14 @@ class _Loop:
                 self.beat.check()
                 if self.beat.request is Request.CANCEL:
                     return JobState.CANCELLED, ""
-                over = "paused" if self.beat.request is Request.PAUSE else self._over()
+                for flight_id in self.search.executor.waiting():
+                    self.state.flying[flight_id].since = time.monotonic()
+                late = out_of_time(self.spec.budget, self.beat.running_seconds(), self._device_seconds())
+                over = "paused" if self.beat.request is Request.PAUSE else late or self._over()
+                if late or self.beat.request is Request.PAUSE:
+                    self._withdraw()
+                elif self.withdrawn:
+                    self._submit_again()  # the pause was taken back
                 if over:
                     self.search.hold.set()
                 else:
@@ -189,6 +197,18 @@ class _Loop:
     def _busy(self) -> bool:
         """Whether what is paid for has no end on record yet: a trial, or the proposer's question."""
         return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
+
+    def _withdraw(self) -> None:
+        """What has not started does not start any more. On record it is put aside when the job stops."""
+        for flight_id in self.search.executor.withdraw():
+            self.withdrawn.append(self.state.flying.pop(flight_id))
+
+    def _submit_again(self) -> None:
+        for flight in self.withdrawn:
+            flight.since = time.monotonic()
+            self.state.flying[flight.id] = flight
+            self.search.executor.submit(self._task(flight))
+        self.withdrawn = []
 
     # ---------------------------------------------------------------- ask
 
@@ -265,7 +285,7 @@ class _Loop:
         if not self.search.trains or self.search.inherits:
             return {}
         keys = [proposal.arch.key for proposal in proposals]
-        found = self.claim.store.measured(self.search.signature, keys, project=self.claim.job.project)
+        found = self.claim.measured(self.search.signature, keys)
         return {key: row for key, row in found.items() if scorable(self.spec, _metrics(row))}
 
     def _candidate(self, proposal: Proposal, cost: Cost) -> NewCandidate:
@@ -430,8 +450,6 @@ class _Loop:
                 return f"the target {self.lead.metric} {budget.target:g} is reached"
         if state.begun >= budget.evaluations:
             return "all evaluations of the budget are used"
-        if over := out_of_time(budget, self.beat.running_seconds(), self._device_seconds()):
-            return over
         if budget.patience is not None and state.since_best >= budget.patience:
             return f"no new best in {budget.patience} evaluations"
         return ""

@@ -26,6 +26,7 @@ from workers.llm import (
     Usage,
     count_prompt_tokens,
     count_tokens,
+    full_url,
 )
 
 log = logging.getLogger(__name__)
@@ -58,15 +59,7 @@ class Endpoint(BaseModel):
     prompt_usd_per_million: float = Field(0.0, ge=0)
     completion_usd_per_million: float = Field(0.0, ge=0)
 
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("give a full http or https URL, for example http://localhost:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("a URL is logged: give the key as api_key, not inside base_url")
-        return url
+    _without_secrets = field_validator("base_url")(full_url)
 
 
 @dataclass(frozen=True, slots=True)

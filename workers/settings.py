@@ -5,9 +5,10 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from server.store.settings import StoreSettings
+from workers.llm import full_url
 
 
 class WorkerSettings(StoreSettings):
@@ -18,6 +19,9 @@ class WorkerSettings(StoreSettings):
     """How long a silent worker keeps its job."""
     ray_address: str = ""
     """A running Ray cluster (`host:6379`, `ray://...`); empty to start a local one when it is needed."""
+    ray_grows: bool = True
+    """Whether a running cluster may get hosts that it lacks: a job that asks for more than there is then
+    waits for them, and fails at once where it may not. A local cluster never grows."""
     ray_cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Processors of the local Ray cluster."""
     device: str = "auto"
@@ -36,6 +40,11 @@ class WorkerSettings(StoreSettings):
     """US dollars per million prompt tokens."""
     llm_price_completion: float = Field(0.0, ge=0)
     """US dollars per million completion tokens."""
+
+    @field_validator("llm_base_url")
+    @classmethod
+    def _whole(cls, url: str) -> str:
+        return full_url(url) if url else url
 
     @property
     def lease(self) -> timedelta:

@@ -8,7 +8,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from workers.executors import (
     Update,
     end_of,
     evaluator_of,
+    took_longer,
 )
 from workers.trial import Gradual
 
@@ -39,6 +41,7 @@ LOST = "its process was lost: killed, out of memory, or gone with its host"
 STEP, MERIT = "step", "merit"  # what the scheduler reads of a report
 REDUCTION = 3  # one trial of so many goes on
 IDLE_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # how long after its time a trial may still end by itself
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
 
 
@@ -54,6 +57,9 @@ class _Channel:
         self.updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         self.stopping = threading.Event()
         self.live: dict[str, str] = {}  # tasks that have not ended, and their Tune trials
+        self.waiting: set[str] = set()  # tasks that hold no devices yet
+        self.holding: dict[str, tuple[TuneTrial, float]] = {}  # what holds its devices, and since when
+        self.lock = threading.Lock()
 
     def __deepcopy__(self, _memo: object) -> "_Channel":
         return self
@@ -61,11 +67,45 @@ class _Channel:
     def __reduce__(self) -> Any:
         return _Channel, ()
 
+    def submit(self, task: TrialTask) -> None:
+        with self.lock:
+            self.waiting.add(task.id)
+        self.tasks.put(task)
+
+    def taken(self, task: TrialTask, trial_id: str) -> bool:
+        """Whether Tune's trial is to run the task: it may have been withdrawn meanwhile."""
+        with self.lock:
+            wanted = task.id in self.waiting
+            if wanted:
+                self.live[task.id] = trial_id
+            return wanted
+
+    def started(self, task: TrialTask, trial: TuneTrial) -> bool:
+        """Whether the trial is to go on now that it has its devices."""
+        with self.lock:
+            wanted = task.id in self.waiting and self.live.get(task.id) == trial.trial_id
+            if wanted:
+                self.waiting.remove(task.id)
+                self.holding[trial.trial_id] = trial, time.monotonic()
+            return wanted
+
+    def withdraw(self) -> list[str]:
+        with self.lock:
+            taken, self.waiting = list(self.waiting), set()
+            for task_id in taken:
+                self.live.pop(task_id, None)
+        try:
+            while True:
+                self.tasks.get_nowait()
+        except queue.Empty:
+            return taken
+
     def tell(self, trial_id: str, update: Update) -> None:
         if self.live.get(update.id) != trial_id:
             return  # it has ended already; Tune only closes the trial
         if isinstance(update, Ending):
             del self.live[update.id]
+            self.waiting.discard(update.id)
         self.updates.put(update)
 
 
@@ -97,8 +137,8 @@ class _Feed(Searcher):  # type: ignore[misc]
                 if self.channel.live:
                     return None  # not now; asked again in Tune's next turn
                 continue
-            self.channel.live[task.id] = trial_id
-            return {"task": _Labelled(task)}
+            if self.channel.taken(task, trial_id):
+                return {"task": _Labelled(task)}
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -117,6 +157,13 @@ class _Relay(Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if self.channel.stopping.is_set():
             raise Stopped
+        for trial, since in self.channel.holding.values():
+            if _overdue(trial.config["task"].task, time.monotonic() - since):
+                _kill(trial)  # what it hangs in does not end by being asked; on_trial_error tells it
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        if not self.channel.started(trial.config["task"].task, trial):
+            _kill(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -130,6 +177,7 @@ class _Relay(Callback):  # type: ignore[misc]
     ) -> None:
         """Tells the end of a trial that the scheduler stopped; all others have told theirs."""
         task, last = trial.config["task"].task, trial.last_result
+        self.channel.holding.pop(trial.trial_id, None)
         update = last.get("update")
         end: Ending = Failed(task.id, "the trial ended without a result", crashed=True)
         if isinstance(update, Progress) and MERIT in last:
@@ -137,8 +185,23 @@ class _Relay(Callback):  # type: ignore[misc]
         self.channel.tell(trial.trial_id, end)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        task = trial.config["task"].task
-        self.channel.tell(trial.trial_id, Failed(task.id, LOST, crashed=True))
+        task, now = trial.config["task"].task, time.monotonic()
+        _, since = self.channel.holding.pop(trial.trial_id, (trial, now))
+        failed = Failed(task.id, LOST, crashed=True, device_seconds=(held := now - since))
+        if _overdue(task, held):
+            failed = Failed(task.id, took_longer(task.setup.timeout_s), device_seconds=held)
+        self.channel.tell(trial.trial_id, failed)
+
+
+def _overdue(task: TrialTask, held_seconds: float) -> bool:
+    limit = task.setup.timeout_s
+    return limit is not None and held_seconds > limit + GRACE_SECONDS
+
+
+def _kill(trial: TuneTrial) -> None:
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
 
 
 def _run(config: Mapping[str, Any]) -> None:
@@ -254,7 +317,13 @@ class TuneExecutor:
             self._failure = error
 
     def submit(self, task: TrialTask) -> None:
-        self._channel.tasks.put(task)
+        self._channel.submit(task)
+
+    def waiting(self) -> Collection[str]:
+        return frozenset(self._channel.waiting)
+
+    def withdraw(self) -> list[str]:
+        return self._channel.withdraw()
 
     def poll(self, timeout: float) -> list[Update]:
         """Raises RuntimeError where Ray Tune itself has broken down."""
@@ -278,3 +347,24 @@ def connect(address: str) -> None:
     """Joins a Ray cluster as a driver; does nothing when this process has joined already."""
     if not ray.is_initialized():
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+
+
+def lack(cpus: float, gpus: float, processes: int = 1) -> str:
+    """What the cluster as it is lacks for so many processes with this each; empty where it can hold them."""
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for asked, resource, word in ((gpus, "GPU", "GPUs"), (cpus, "CPU", "processors")):
+        most = max((host.get(resource, 0.0) for host in hosts), default=0.0)
+        if asked > most:
+            amount = f"{asked:g} {word.removesuffix('s') if asked == 1 else word}"
+            has = f"the largest host of this cluster has {most:g}" if most else "this cluster has none"
+            return f"asks for {amount}, {has}"
+    each = {"CPU": cpus, "GPU": gpus}
+    room = sum(
+        int(min(host.get(name, 0.0) // amount for name, amount in each.items() if amount)) for host in hosts
+    )
+    if room >= processes:
+        return ""
+    wanted = f"{cpus:g} processors and {gpus:g} GPUs" if gpus else f"{cpus:g} processors"
+    if processes == 1:
+        return f"asks for {wanted} on one host, no host of this cluster has both"
+    return f"asks for {processes} processes with {wanted} each, this cluster has room for {room}"

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from typing import NoReturn
 
 from sqlalchemy.exc import OperationalError
 
 from server.store.claim import Claim
+from server.store.engine import SchemaMismatch, check
 from server.store.records import now
+from server.store.settings import explained
 from server.store.specs import trains
 from server.store.store import Store
 from server.store.tables import Worker as WorkerRow
@@ -31,6 +34,7 @@ log = logging.getLogger("workers")
 IDLE_SECONDS = 1.0
 REPORT_SECONDS = 5.0
 STOP_SECONDS = 8.0
+FAILED, USAGE = 1, 2  # exit codes of the command line
 PRELOADED = ["workers.job", "workers.tune", "workers.evaluators.diffusion"]
 
 
@@ -73,6 +77,15 @@ class Worker:
         finally:
             self._end_all()
 
+    def wait_for_database(self) -> None:
+        """Returns when it answers. Raises SchemaMismatch where it is not of this version."""
+        while True:
+            try:
+                return check(self.store.engine)
+            except OperationalError as error:
+                log.warning("the database does not answer: %s", error.orig)
+                self.stop.wait(IDLE_SECONDS)
+
     def _warm_up(self) -> None:
         """Waits for the imports, before a claim would wait for them and lapse."""
         process = self._processes.Process(target=int)
@@ -95,7 +108,8 @@ class Worker:
             self.ray_address = start_ray(self.settings)
             claim.beat()  # that took seconds; the lease begins now
         ours, theirs = self._processes.Pipe()
-        settings = self.settings.model_copy(update={"ray_address": self.ray_address})
+        grows = self.settings.ray_grows and bool(self.settings.ray_address)
+        settings = self.settings.model_copy(update={"ray_address": self.ray_address, "ray_grows": grows})
         process = self._processes.Process(target=_drive, args=(claim.job.id, claim.attempt, settings, theirs))
         process.start()
         theirs.close()
@@ -177,12 +191,24 @@ def stop_ray() -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
-    worker = Worker(WorkerSettings())
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        worker = Worker(WorkerSettings())
+        worker.wait_for_database()
+    except ValueError as error:
+        _refuse(explained(error), USAGE)
+    except SchemaMismatch as mismatch:
+        _refuse(str(mismatch), FAILED)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: worker.stop.set())
     if os.environ.get("ARCHSMITH_SUPERVISED"):
         threading.Thread(target=_stop_with_parent, args=(worker,), daemon=True).start()
     worker.run()
+
+
+def _refuse(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"archsmith: {message}\n")
+    raise SystemExit(code)
 
 
 def _stop_with_parent(worker: Worker) -> None:

@@ -4,26 +4,34 @@ Every write carries the claim's attempt number: a worker that slept past its lea
 taken the job, gets LostClaim, and cannot write over its successor.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from server.store.artifacts import StoredFile
 from server.store.records import NewEvent, append_events, new_id, now
 from server.store.specs import JobSpec
 from server.store.states import ENDED, CandidateState, IllegalMove, JobState, Request, leading_to
-from server.store.tables import CUT_OFF, Artifact, Candidate, Job, LLMCall, Point
+from server.store.tables import CUT_OFF, Artifact, Candidate, Event, Job, LLMCall, Point
 
 if TYPE_CHECKING:
     from server.store.store import Store
 
+log = logging.getLogger(__name__)
+
 SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+PATIENCE_SECONDS = 600.0  # how long a database that is locked or away is waited for
+PAUSE_SECONDS = (0.1, 5.0)  # between two tries: the first pause, which doubles up to the last
+
+Answer = TypeVar("Answer")
 
 
 class LostClaim(RuntimeError):
@@ -72,13 +80,36 @@ class Claim:
         self.store = store
         self.job = job
         self.lease = lease
+        self.patience = timedelta(seconds=PATIENCE_SECONDS)
         self.attempt = job.attempt
         self.spec: JobSpec = SPEC.validate_python(job.spec)
-        self._beat_at = now()
+        self._taken_at = now()
 
-    @contextmanager
-    def _writing(self, events: Sequence[NewEvent], **changes: Any) -> Iterator[Session]:
-        """A transaction that holds the job's row, extends the lease, and appends the events."""
+    def _write(self, work: Callable[[Session], None], *events: NewEvent, **changes: Any) -> None:
+        """One transaction, tried again as a whole while the database is locked or away.
+
+        A commit whose answer was lost may have happened all the same. Its last event then stands in the log
+        under the number and with the time that the try gave it, and nothing is done twice. What leaves no
+        event may be done again: a call is merged by its id, the running time is written as a sum, and a job
+        that was released is not held any more.
+        """
+        tried: list[Event] = []
+        self._patiently(lambda: self._transact(work, events, changes, tried))
+        if events:
+            self.store.signals.notify(self.job.id)
+
+    def _transact(
+        self,
+        work: Callable[[Session], Answer],
+        events: Sequence[NewEvent],
+        changes: Mapping[str, Any],
+        tried: list[Event],
+    ) -> Answer | None:
+        """A transaction that holds the job's row, extends the lease, and appends the events.
+
+        `tried` are the last events of the tries before this one, whose end is unknown; this one's is added.
+        None where one of them has happened.
+        """
         with self.store.writing() as session:
             last = session.scalars(
                 update(Job)
@@ -86,38 +117,63 @@ class Claim:
                 .values(last_event=Job.last_event + len(events), lease_until=now() + self.lease, **changes)
                 .returning(Job.last_event)
             ).one_or_none()
+            # looked for behind the row's lock: no earlier try can still be on its way
+            if any(_stands(session, event) for event in tried):
+                session.rollback()
+                return None
             if last is None:
                 raise LostClaim(f"job {self.job.id}: attempt {self.attempt} no longer holds it")
-            yield session
-            append_events(session, self.job.id, last, events)
-        if events:
-            self.store.signals.notify(self.job.id)
+            answer = work(session)
+            at = append_events(session, self.job.id, last, events)
+            if events:
+                tried.append(Event(job_id=self.job.id, number=last, kind=events[-1].kind, at=at))
+            return answer
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """The database's answer. Raises OperationalError where it stays away for longer than `patience`."""
+        until, pause = time.monotonic() + self.patience.total_seconds(), PAUSE_SECONDS[0]
+        while True:
+            try:
+                return ask()
+            except OperationalError as error:
+                if time.monotonic() + pause > until:
+                    raise
+                log.warning("job %s: the database does not answer, waiting: %s", self.job.id, error.orig)
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE_SECONDS[1])
 
     def beat(self) -> Request | None:
-        """Extends the lease and counts the running time; gives what the user has asked for meanwhile."""
-        with self._writing((), running_seconds=self._running_seconds()) as session:
-            return session.scalars(select(Job.request).where(Job.id == self.job.id)).one()
+        """Extends the lease and counts the running time; gives what the user has asked for meanwhile.
 
-    def _running_seconds(self) -> Any:
-        """The job's running time with what has passed since the last time it was counted."""
-        elapsed, self._beat_at = seconds_since(self._beat_at, now()), now()
-        return Job.running_seconds + elapsed
+        Does not wait for a database that is away: the next beat follows soon.
+        """
+        wanted = select(Job.request).where(Job.id == self.job.id)
+        changes = {"running_seconds": self._seconds_run()}
+        return self._transact(lambda session: session.scalars(wanted).one(), (), changes, [])
+
+    def _seconds_run(self) -> float:
+        """The job's running time up to now: what it had when it was claimed, and what has passed since."""
+        return self.job.running_seconds + seconds_since(self._taken_at, now())
 
     def requested(self) -> Request | None:
-        """What the user has asked for, without a write."""
+        """What the user has asked for, without a write and without waiting, as `beat`."""
         return self.store.job(self.job.id).request
 
     def running_seconds(self) -> float:
-        return self.store.job(self.job.id).running_seconds
+        return self._patiently(lambda: self.store.job(self.job.id).running_seconds)
 
     def event(self, kind: str, data: Mapping[str, Any], candidate_id: str | None = None) -> None:
-        with self._writing([NewEvent(kind, data, candidate_id)]):
-            pass
+        self._write(_nothing_more, NewEvent(kind, data, candidate_id))
 
     # ---------------------------------------------------------------- candidates
 
     def candidates(self) -> list[Candidate]:
-        return self.store.candidates(self.job.id)
+        return self._patiently(lambda: self.store.candidates(self.job.id))
+
+    def measured(self, signature: str, keys: Sequence[str]) -> dict[str, Candidate]:
+        """What jobs of the same project have measured in just this way, by key."""
+        project = self.job.project
+        return self._patiently(lambda: self.store.measured(signature, keys, project=project))
 
     def begin(self, candidates: Sequence[NewCandidate], first_number: int) -> None:
         """Records proposals as running candidates, numbered from `first_number`."""
@@ -138,7 +194,8 @@ class Claim:
         if not (started or ended):
             return
         progress = {"crashes": 0} if ended else {}
-        with self._writing([*started, *ended], **progress) as session:
+
+        def write(session: Session) -> None:
             at = now()
             ends = {
                 outcome.candidate_id: _end(outcome, at + timedelta(microseconds=place))  # in their order
@@ -153,6 +210,8 @@ class Claim:
                     raise IllegalMove(f"{len(changes) - ran} of {len(changes)} candidates to end do not run")
             session.add_all(self._artifacts(outcomes))
 
+        self._write(write, *started, *ended, **progress)
+
     def retry(
         self, candidate_id: str, reason: str, *, device_seconds: float = 0.0, signature: str | None = None
     ) -> None:
@@ -161,7 +220,8 @@ class Claim:
         `signature` says how it will be measured, where that is not as it was begun.
         """
         changed = {} if signature is None else {"signature": signature}
-        with self._writing([NewEvent("candidate.retried", {"reason": reason}, candidate_id)]) as session:
+
+        def write(session: Session) -> None:
             moved = session.scalars(
                 update(Candidate)
                 .where(Candidate.id == candidate_id, Candidate.state.in_(_RETRIED))
@@ -176,27 +236,35 @@ class Claim:
             if moved is None:
                 raise IllegalMove(f"candidate {candidate_id} has ended, and cannot be tried again")
 
+        self._write(write, NewEvent("candidate.retried", {"reason": reason}, candidate_id))
+
     def report(self, candidate_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """One point of a running candidate's curves; a step reported twice keeps the later value."""
-        event = NewEvent("candidate.progress", {"step": step, "metrics": dict(metrics)}, candidate_id)
-        with self._writing([event]) as session:
+
+        def write(session: Session) -> None:
             session.merge(Point(candidate_id=candidate_id, step=step, metrics=dict(metrics), at=now()))
+
+        self._write(
+            write, NewEvent("candidate.progress", {"step": step, "metrics": dict(metrics)}, candidate_id)
+        )
 
     def keep(self, candidate_id: str, files: Sequence[StoredFile]) -> None:
         """Records files of a running candidate; one of a name that it has already takes that one's place."""
         rows = [self._artifact(file, candidate_id) for file in files]
         shown = [{"id": row.id, "name": row.name, "media_type": row.media_type} for row in rows]
-        with self._writing([NewEvent("candidate.kept", {"artifacts": shown}, candidate_id)]) as session:
+
+        def write(session: Session) -> None:
             names = [row.name for row in rows]
             session.execute(
                 delete(Artifact).where(Artifact.candidate_id == candidate_id, Artifact.name.in_(names))
             )
             session.add_all(rows)
 
+        self._write(write, NewEvent("candidate.kept", {"artifacts": shown}, candidate_id))
+
     def saved(self, candidate_id: str, step: int) -> None:
         """Records that a running candidate has a checkpoint of this step: progress that cannot be lost."""
-        with self._writing([NewEvent("candidate.saved", {"step": step}, candidate_id)], crashes=0):
-            pass
+        self._write(_nothing_more, NewEvent("candidate.saved", {"step": step}, candidate_id), crashes=0)
 
     def _rows(
         self,
@@ -247,12 +315,15 @@ class Claim:
     # ---------------------------------------------------------------- language-model calls
 
     def llm_calls(self) -> list[LLMCall]:
-        return self.store.llm_calls(self.job.id)
+        return self._patiently(lambda: self.store.llm_calls(self.job.id))
 
     def keep_llm_call(self, call: LLMCall, *events: NewEvent) -> None:
         """Writes a call, or what has become of it, with the events that tell of it."""
-        with self._writing(events) as session:
+
+        def write(session: Session) -> None:
             session.merge(call)
+
+        self._write(write, *events)
 
     # ---------------------------------------------------------------- the end
 
@@ -275,12 +346,16 @@ class Claim:
             "reason": reason,
             "request": None,
             "worker": None,
-            "running_seconds": self._running_seconds(),
+            "running_seconds": self._seconds_run(),
+            "result": dict(result) if result else None,
             **ended,
         }
-        with self._writing([event], result=dict(result) if result else None, **changes) as session:
+
+        def write(session: Session) -> None:
             put_aside(session, self.job.id)
             session.add_all(self._artifact(file, None) for file in files)
+
+        self._write(write, event, **changes)
         self.store.signals.notify("jobs")
 
     def release(self, reason: str) -> None:
@@ -288,11 +363,23 @@ class Claim:
 
         What the user has asked for meanwhile happens now: nobody is left who would do it.
         """
-        with self._writing((), running_seconds=self._running_seconds()) as session:
+
+        def write(session: Session) -> None:
             job = session.scalars(select(Job).where(Job.id == self.job.id)).one()
             put_down(session, job, NewEvent("job.released", {"reason": reason}))
+
+        self._write(write, running_seconds=self._seconds_run())
         self.store.signals.notify(self.job.id)
         self.store.signals.notify("jobs")
+
+
+def _nothing_more(_session: Session) -> None:
+    """For a write that is all in the job's row and its event."""
+
+
+def _stands(session: Session, event: Event) -> bool:
+    written = (Event.job_id == event.job_id, Event.number == event.number, Event.kind == event.kind)
+    return session.scalar(select(Event.number).where(*written, Event.at == event.at)) is not None
 
 
 def put_down(session: Session, job: Job, event: NewEvent) -> None:

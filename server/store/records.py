@@ -42,8 +42,11 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:011x}{next(_made) & 0xFFFF:04x}{secrets.token_hex(3)}"
 
 
-def append_events(session: Session, job_id: str, last: int, events: Sequence[NewEvent]) -> None:
-    """Writes events as the numbers that end at `last`, which the caller took from the job's row."""
+def append_events(session: Session, job_id: str, last: int, events: Sequence[NewEvent]) -> datetime:
+    """Writes events as the numbers that end at `last`, which the caller took from the job's row.
+
+    Gives the time that they carry.
+    """
     at = now()
     first = last - len(events) + 1
     rows = [
@@ -59,6 +62,7 @@ def append_events(session: Session, job_id: str, last: int, events: Sequence[New
     ]
     if rows:
         session.connection().execute(_APPEND, rows)
+    return at
 
 
 _APPEND = insert(Event)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import SecretStr, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -82,3 +82,14 @@ class StoreSettings(BaseSettings):
 
     def artifact_root(self) -> str:
         return self.artifacts_url or str(self.data_dir.absolute() / "artifacts")
+
+
+def explained(error: ValueError) -> str:
+    """A settings error as one line per field; any other as it is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = (
+        ": ".join([*map(str, entry["loc"]), entry["msg"].removeprefix("Value error, ")])
+        for entry in error.errors()
+    )
+    return "; ".join(lines)

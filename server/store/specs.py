@@ -103,8 +103,10 @@ class Budget(Spec):
     evaluations: int = Field(20, ge=1, le=1_000_000)
     """Candidates that are searched; what `config.confirm` measures again is not counted."""
     wall_time_s: float | None = Field(None, gt=0)
-    """Seconds of running, pauses and queueing not counted."""
+    """Seconds of running, pauses and queueing not counted. When they are over, trials that hold a device end
+    as they would, `trials.timeout_s` at the latest; those that wait for one are put aside."""
     device_hours: float | None = Field(None, gt=0)
+    """Hours that trials hold their devices, summed over them; trials in flight end as with `wall_time_s`."""
     llm_tokens: int | None = Field(None, ge=1)
     """Tokens of prompts and replies together: no call is made that might pass it. What follows then, the
     `when_spent` of the `llm` proposer says."""
@@ -300,6 +302,8 @@ class TrialsSpec(Spec):
     retries: int = Field(1, ge=0, le=10)
     """How often a trial that crashed is run again. A diverged one is not."""
     timeout_s: float | None = Field(None, gt=0)
+    """Seconds that a trial may hold its device, whatever it does meanwhile. It then fails, within a few more;
+    its device is free for the next."""
     early_stopping: Literal["none", "asha"] = "none"
     """`asha` stops trials that compare badly with others after a ninth and a third of their steps, by the
     first objective where it is reported on the way, else by the training's own measure. They count as failed,

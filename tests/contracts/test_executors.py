@@ -118,6 +118,58 @@ def test_nothing_is_told_after_stop(executor: Executor, tmp_path: Path) -> None:
     assert not any(isinstance(update, Done) for update in _drained(executor))
 
 
+def test_what_has_not_started_can_be_taken_back_and_given_again(executor: Executor, tmp_path: Path) -> None:
+    given = task(setup_of(tmp_path, CostEvaluation().model_dump_json()))
+    executor.submit(given)
+    taken = executor.withdraw()
+    assert taken in ([], [given.id])  # it may have started already
+    assert list(executor.waiting()) == []
+    if taken:
+        executor.submit(given)
+    (done,) = all_updates(executor, 1)
+    assert isinstance(done, Done)
+
+
+@pytest.mark.ray
+def test_a_trial_that_no_host_can_hold_waits_until_it_is_taken_back(ray_cluster: str, tmp_path: Path) -> None:
+    from workers.tune import TuneExecutor, lack
+
+    executor = TuneExecutor(cpus=100, gpus=0, parallel=2, folder=tmp_path / "ray")
+    given = task(setup_of(tmp_path, CostEvaluation().model_dump_json(), timeout_s=0.1))
+    executor.submit(given)
+    assert executor.poll(2.0) == []
+    assert list(executor.waiting()) == [given.id]
+    assert executor.withdraw() == [given.id]
+    assert list(executor.waiting()) == []
+    executor.stop()
+    assert lack(1, 0) == ""
+    assert lack(100, 0) == "asks for 100 processors, the largest host of this cluster has 2"
+    assert lack(1, 1) == "asks for 1 GPU, this cluster has none"
+    assert lack(1, 0, 2) == ""
+    assert lack(1, 0, 3) == "asks for 3 processes with 1 processors each, this cluster has room for 2"
+
+
+@pytest.mark.ray
+def test_a_trial_that_reports_nothing_is_ended_soon_after_its_time(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers import tune
+
+    monkeypatch.setattr(tune, "GRACE_SECONDS", 0.5)
+    executor = tune.TuneExecutor(cpus=1, gpus=0, parallel=1, folder=tmp_path / "ray")
+    endless = DiffusionEvaluation(steps=1, batch=8, images=100_000, sampling_steps=1000)
+    executor.submit(task(setup_of(tmp_path, endless.model_dump_json(), timeout_s=20.0)))
+    failed = all_updates(executor, 1)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.reason == "took longer than 20 s"
+    assert not failed.crashed
+    assert failed.device_seconds is not None
+    assert 20.5 < failed.device_seconds < 30
+    executor.submit(task(setup_of(tmp_path, CostEvaluation().model_dump_json()), 1))
+    assert isinstance(all_updates(executor, 1)[-1], Done)  # its place is free
+    executor.stop()
+
+
 def _drained(executor: Executor) -> list[Update]:
     try:
         return executor.poll(0.1)

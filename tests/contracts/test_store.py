@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from server.store.artifacts import StoredFile
 from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
@@ -420,7 +420,7 @@ WRITES: dict[str, Callable[[Claim, str], object]] = {
     "finish": lambda claim, _: claim.finish(JobState.SUCCEEDED, files=[a_file()]),
     "release": lambda claim, _: claim.release("its worker stopped"),
 }
-READS = {"requested", "running_seconds", "candidates", "llm_calls"}
+READS = {"requested", "running_seconds", "candidates", "llm_calls", "measured"}
 
 
 def a_file() -> StoredFile:
@@ -467,6 +467,71 @@ def test_the_process_of_a_lost_claim_cannot_put_the_job_back(store: Store) -> No
     before = everything(store)
     store.lost_process(claim.job.id, claim.attempt, "it was killed")
     assert everything(store) == before
+
+
+def lose_answers(store: Store, monkeypatch: pytest.MonkeyPatch, *, done: bool) -> None:
+    """The next commit seems to fail; it is `done` all the same, or not."""
+    dialect, commit, failures = store.engine.dialect, store.engine.dialect.do_commit, count()
+
+    def once(connection: Any) -> None:
+        if next(failures):
+            return commit(connection)
+        if done:
+            commit(connection)
+        raise dialect.loaded_dbapi.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(dialect, "do_commit", once)
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("write", [write for write in WRITES if write not in ("beat", "release")])
+def test_a_write_whose_answer_was_lost_is_made_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, write: str, done: bool
+) -> None:
+    claim, candidate = claimed(store), a_candidate()
+    claim.begin([candidate], 1)
+    before = len(store.events(claim.job.id))
+    lose_answers(store, monkeypatch, done=done)
+    WRITES[write](claim, candidate.id)
+    events = store.events(claim.job.id)
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert store.job(claim.job.id).last_event == len(events)
+    assert len(events) - before == {"keep_llm_call": 0, "record": 2}.get(write, 1)
+    assert [row.tries for row in store.candidates(claim.job.id)][0] == (2 if write == "retry" else 1)
+    assert len(store.artifacts(claim.job.id)) <= 1
+    assert len(store.llm_calls(claim.job.id)) == (write == "keep_llm_call")
+
+
+def test_a_released_job_is_free_though_the_answer_was_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(store)
+    lose_answers(store, monkeypatch, done=True)
+    with pytest.raises(LostClaim):
+        claim.release("its worker stopped")
+    assert [event.kind for event in store.events(claim.job.id)][2:] == ["job.released"]
+
+
+def test_a_beat_that_is_made_twice_counts_the_time_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(store)
+    claim._taken_at -= timedelta(seconds=100)
+    lose_answers(store, monkeypatch, done=True)
+    with pytest.raises(OperationalError):
+        claim.beat()
+    claim.beat()
+    assert 100 <= store.job(claim.job.id).running_seconds < 150
+
+
+def test_a_database_that_stays_away_is_waited_for_only_so_long(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(sqlite_store)
+    claim.patience = timedelta(0)
+    lose_answers(sqlite_store, monkeypatch, done=False)
+    with pytest.raises(OperationalError, match="the connection is lost"):
+        claim.event("proposal.rejected", {})
 
 
 # -------------------------------------------------------------------- events

@@ -1,5 +1,8 @@
 """Settings: where they come from, which source wins, and what is refused at the door."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from server import cli
 from server.settings import ServerSettings, is_loopback
+from server.store.engine import make_engine
 from server.store.settings import StoreSettings
 from workers.settings import WorkerSettings
 
@@ -64,6 +68,8 @@ def test_a_host_that_only_this_machine_can_reach_needs_no_key(host: str) -> None
         ("ARCHSMITH_LEASE_SECONDS", "1"),
         ("ARCHSMITH_RAY_CPUS", "-1"),
         ("ARCHSMITH_LLM_TIMEOUT_S", "0"),
+        ("ARCHSMITH_LLM_BASE_URL", "localhost:8000/v1"),
+        ("ARCHSMITH_LLM_BASE_URL", "https://me:secret@host/v1"),
     ],
 )
 def test_a_wrong_value_is_refused_and_its_name_is_told(
@@ -73,6 +79,46 @@ def test_a_wrong_value_is_refused_and_its_name_is_told(
     settings = ServerSettings if variable == "ARCHSMITH_PORT" else WorkerSettings
     with pytest.raises(ValidationError, match=variable.removeprefix("ARCHSMITH_").lower()):
         settings()
+
+
+def worker_refuses(**environment: str) -> tuple[int, str]:
+    """How a worker that is started so ends, and what it says."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "workers"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return ended.returncode, ended.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("ARCHSMITH_WORKER_SLOTS", "0", "worker_slots: Input should be greater than or equal to 1"),
+        ("ARCHSMITH_LLM_BASE_URL", "nonsense", "llm_base_url: give a full http or https URL"),
+    ],
+)
+def test_a_worker_that_is_set_up_wrongly_says_so_and_ends(
+    variable: str, value: str, word: str, tmp_path: Path
+) -> None:
+    code, told = worker_refuses(**{"ARCHSMITH_DATA_DIR": str(tmp_path), variable: value})
+    assert code == cli.USAGE
+    assert told.startswith(f"archsmith: {word}")
+    assert "\n" not in told
+
+
+def test_a_worker_works_on_no_database_of_another_version(sqlite_url: str, tmp_path: Path) -> None:
+    empty = f"sqlite:///{tmp_path / 'empty.db'}"
+    code, told = worker_refuses(ARCHSMITH_DATABASE_URL=empty)
+    assert code == cli.FAILED
+    assert told.endswith("run `archsmith db upgrade`")
+    with make_engine(sqlite_url).begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    code, told = worker_refuses(ARCHSMITH_DATABASE_URL=sqlite_url)
+    assert code == cli.FAILED
+    assert told.startswith("archsmith: the database has schema 9999, made by a newer version")
 
 
 def test_a_settings_file_that_is_named_but_missing_is_refused(toml: Path) -> None:

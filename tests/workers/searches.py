@@ -46,6 +46,12 @@ class FunctionExecutor:
             return [Done(task.id, Measurement({**task.known, **answer}, self.device_seconds))]
         return [answer]
 
+    def waiting(self) -> list[str]:
+        return []
+
+    def withdraw(self) -> list[str]:
+        return []
+
     def stop(self) -> None:
         self._tasks.clear()
 

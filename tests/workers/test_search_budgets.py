@@ -3,17 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from threading import Timer
 from typing import Any
 
 import pytest
 
 from search_spaces import SPACES
 from server.store.specs import RandomProposer
-from server.store.states import CandidateState, JobState
+from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
-from tests.workers.searches import FunctionExecutor, composed, crash, searched, submitted
+from tests.workers.searches import LEASE, FunctionExecutor, composed, crash, ran, searched, submitted
 from workers.beat import Beat
-from workers.executors import Failed, TrialTask
+from workers.executors import Failed, TrialTask, Update
 from workers.loop import SearchFailed
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem, Proposal, SearchOver
@@ -140,3 +141,99 @@ def test_a_search_ends_where_its_proposer_says_so(sqlite_store: Store, tmp_path:
     assert job.state is JobState.SUCCEEDED
     assert job.reason == "the language model's budget is used"
     assert len(executor.asked) == 3
+
+
+class _Crowded(FunctionExecutor):
+    """One trial runs at a time; the others wait for a device. None does before `free`."""
+
+    free = True
+
+    def poll(self, timeout: float) -> list[Update]:
+        return super().poll(timeout) if self.free else []
+
+    def waiting(self) -> list[str]:
+        return [task.id for task in self._tasks]
+
+    def withdraw(self) -> list[str]:
+        taken = self.waiting()
+        self._tasks.clear()
+        return taken
+
+
+def crowded(tmp_path: Path, executor: _Crowded, beat: Beat) -> None:
+    search = composed(beat.claim, WorkerSettings(data_dir=tmp_path), executor, trains=True)
+    run_search(beat.claim, search, beat)
+
+
+def test_trials_that_wait_for_a_device_do_not_outlive_the_wall_time(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    claim, executor = submitted(sqlite_store, budget(wall_time_s=0.5, device_hours=0.1)), _Crowded(by_params)
+    executor.free = False
+    crowded(tmp_path, executor, Beat(claim))
+    job = sqlite_store.job(claim.job.id)
+    assert (job.state, job.reason) == (JobState.SUCCEEDED, "the wall time of the budget is used")
+    assert {row.state for row in sqlite_store.candidates(job.id)} == {CandidateState.STOPPED}
+    assert {row.device_seconds for row in sqlite_store.candidates(job.id)} == {0.0}
+
+
+def test_a_pause_waits_for_no_trial_that_has_not_started(sqlite_store: Store, tmp_path: Path) -> None:
+    claim, executor = submitted(sqlite_store, budget(evaluations=3)), _Crowded(by_params)
+    executor.free = False
+    beat = Beat(claim)
+    Timer(0.5, setattr, (beat, "request", Request.PAUSE)).start()
+    crowded(tmp_path, executor, beat)
+    assert sqlite_store.job(claim.job.id).state is JobState.PAUSED
+    sqlite_store.resume(claim.job.id)
+    again = sqlite_store.claim("a worker", LEASE)
+    assert again is not None
+    executor.free = True
+    crowded(tmp_path, executor, Beat(again))
+    rows = sqlite_store.candidates(claim.job.id)
+    assert [row.state for row in rows] == [CandidateState.COMPLETED] * 3
+    assert len({task.id for task in executor.asked}) == len(executor.asked) == 3
+
+
+def test_a_pause_that_is_taken_back_gives_the_waiting_trials_again(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    claim = submitted(sqlite_store, budget(evaluations=4))
+    beat = Beat(claim)
+
+    class Wavering(_Crowded):
+        """The first trial has a device; its user takes the pause back before it has ended."""
+
+        def withdraw(self) -> list[str]:
+            beat.request = None
+            return [self._tasks.pop().id for _ in range(len(self._tasks) - 1)]
+
+    executor = Wavering(by_params)
+    executor.free = False
+    Timer(0.3, setattr, (beat, "request", Request.PAUSE)).start()
+    Timer(0.8, setattr, (executor, "free", True)).start()
+    crowded(tmp_path, executor, beat)
+    rows = sqlite_store.candidates(claim.job.id)
+    assert [row.state for row in rows] == [CandidateState.COMPLETED] * 4
+    assert len(executor.asked) == 4
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_trial_that_the_cluster_cannot_hold_fails_the_search_or_is_waited_for(
+    sqlite_store: Store, tmp_path: Path, ray_cluster: str, grows: bool
+) -> None:
+    request = {
+        "space": "unet-8",
+        "budget": {"evaluations": 4, "wall_time_s": 5},
+        "config": {"evaluator": {"kind": "diffusion"}, "trials": {"gpus": 1}},
+    }
+    settings = WorkerSettings(data_dir=tmp_path, ray_address=ray_cluster, ray_grows=grows, device="cpu")
+    job = ran(sqlite_store, settings, request)
+    lack = "a trial asks for 1 GPU, this cluster has none"
+    told = [event.data["reason"] for event in sqlite_store.events(job.id) if event.kind == "job.waiting"]
+    if grows:
+        assert (job.state, job.reason) == (JobState.SUCCEEDED, "the wall time of the budget is used")
+        assert told == [f"{lack}: waiting until it has more"]
+    else:
+        assert (job.state, job.reason) == (JobState.FAILED, lack)
+        assert told == []
