@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from server.client import Client
+from server.client import ID_LENGTH, Client
 
 COLOURS = {
     "queued": "dim", "running": "cyan", "paused": "yellow", "succeeded": "green", "failed": "red",
@@ -23,16 +23,54 @@ COLOURS = {
 }  # fmt: skip
 
 
+JOB_COLUMNS = ("id", "state", "progress", "best", "method", "space", "name", "created")
+
+
 def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None)
-    for title in ("id", "state", "method", "space", "data set", "name", "created"):
-        table.add_column(title)
+    """A table that fits the terminal, ids whole; elsewhere plain lines, a tab between their columns."""
+    console = Console()
+    if not jobs:
+        console.print("no jobs")
+    elif console.is_terminal:
+        console.print(_job_table(jobs))
+    else:
+        for line in (JOB_COLUMNS, *map(_job_cells, jobs)):
+            console.out("\t".join(" ".join(cell.split()) for cell in line), highlight=False)
+
+
+def _job_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in JOB_COLUMNS:
+        whole = title in ("id", "state", "progress")
+        least = ID_LENGTH if title == "id" else None
+        table.add_column(title, no_wrap=True, min_width=least, overflow="ignore" if whole else "ellipsis")
     for job in jobs:
-        state = f"[{COLOURS[job['state']]}]{job['state']}[/]"
-        table.add_row(
-            job["id"], state, job["method"], job["space"], job["dataset"], job["name"], job["created_at"][:19]
-        )
-    Console().print(table if jobs else "no jobs")
+        number, state, *rest = map(Text, _job_cells(job))
+        state.stylize(COLOURS[job["state"]])
+        table.add_row(number, state, *rest)
+    return table
+
+
+def _job_cells(job: Mapping[str, Any]) -> tuple[str, ...]:
+    best = "" if job["best"] is None else f"{job['best']:.4g} {job['spec']['objectives'][0]['metric']}"
+    return (
+        job["id"], job["state"], _progress(job), best, job["method"], job["space"] or "", job["name"],
+        job["created_at"][:19],
+    )  # fmt: skip
+
+
+def _progress(job: Mapping[str, Any]) -> str:
+    """`5/12`: candidates that have ended of the budget, or steps of a training."""
+    spec = job["spec"]
+    if job["kind"] == "train":
+        recipe = spec["config"]["recipe"]
+        return _of(job["step"] or 0, recipe.get("steps") or recipe.get("epochs"))
+    ended = sum(job["candidates"].get(state, 0) for state in ("completed", "failed"))
+    return _of(ended, (spec.get("budget") or {}).get("evaluations"))
+
+
+def _of(done: int, planned: int | None) -> str:
+    return f"{done}/{planned}" if planned else str(done)
 
 
 def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) -> None:

@@ -1,5 +1,6 @@
 """Jobs: submit, steer, read; and the search memory of each."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from server.api.schemas import (
     PointView,
     views,
 )
+from server.store import overview
 from server.store import views as questions
 from server.store.comparison import hypervolumes
 from server.store.records import NotFound
@@ -65,13 +67,13 @@ def jobs(
     text: Annotated[str, Query(description="part of the name, or the beginning of the id")] = "",
     cursor: str | None = None,
     limit: Limit = 50,
-) -> Page[JobView]:
+) -> Page[JobDetail]:
     """Newest first."""
     rows = store.jobs(
         project=project, kind=kind, method=method, state=state, text=text, cursor=cursor, limit=limit + 1
     )
     more = len(rows) > limit
-    return Page(items=views(JobView, rows[:limit]), next_cursor=rows[limit - 1].id if more else None)
+    return Page(items=_details(rows[:limit], store), next_cursor=rows[limit - 1].id if more else None)
 
 
 @router.get("/jobs/{job_id}")
@@ -98,8 +100,32 @@ def resume(job_id: str, store: StoreDep) -> JobDetail:
 
 
 def _detail(row: Job, store: StoreDep) -> JobDetail:
-    detail = JobDetail.model_validate({**JobView.model_validate(row).model_dump()})
-    return detail.model_copy(update={"candidates": questions.counts(store, [row.id])[row.id]})
+    return _details([row], store)[0]
+
+
+def _details(rows: Sequence[Job], store: StoreDep) -> list[JobDetail]:
+    ids = [row.id for row in rows]
+    counts, scores = questions.counts(store, ids), overview.best_scores(store, ids)
+    steps = overview.last_steps(store, [row.id for row in rows if row.kind == "train"])
+    ahead = overview.ahead(store, rows)
+    return [
+        JobDetail(
+            **JobView.model_validate(row).model_dump(),
+            candidates=counts[row.id],
+            best=_value(row, scores.get(row.id)),
+            step=steps.get(row.id),
+            ahead=ahead.get(row.id),
+        )
+        for row in rows
+    ]
+
+
+def _value(row: Job, score: float | None) -> float | None:
+    """The value of the first objective behind a score (higher is better)."""
+    objectives = row.spec.get("objectives")
+    if score is None or not objectives:
+        return None
+    return score if objectives[0]["goal"] == "maximize" else -score
 
 
 # -------------------------------------------------------------------- search memory

@@ -207,7 +207,7 @@ class Store:
         where this version cannot read a specification, the job is failed, with the reason.
         """
         lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
-        startable = and_(Job.state == JobState.QUEUED, _needs_nothing_more())
+        startable = and_(Job.state == JobState.QUEUED, needs_nothing_more())
         waiting = select(Job.id).where(or_(startable, lapsed)).order_by(Job.id)
         with self.writing() as session:
             job = session.scalars(
@@ -382,7 +382,7 @@ class Store:
             return list(session.scalars(select(Worker).order_by(Worker.started_at)))
 
 
-def _needs_nothing_more() -> ColumnElement[bool]:
+def needs_nothing_more() -> ColumnElement[bool]:
     """Whether a job starts from no other's result, or from one that has ended."""
     earlier = aliased(Job)
     ended = select(earlier.id).where(earlier.id == Job.depends_on, earlier.state.in_(ENDED))
