@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from server.client import Client
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the job or the server failed; 2 the request was wrong (usage, a file, an id, what the "
-    "server refuses); 3 no Archsmith server answers."
+    "Exit codes: 0 done; 1 the job or the server failed; 2 the request was wrong (usage, a file, an id, "
+    "what the server refuses); 3 no Archsmith server answers."
 )
 
 app = typer.Typer(

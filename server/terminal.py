@@ -35,7 +35,7 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
         console.print(_job_table(jobs))
     else:
         for line in (JOB_COLUMNS, *map(_job_cells, jobs)):
-            console.out("\t".join(" ".join(cell.split()) for cell in line), highlight=False)
+            console.file.write("\t".join(" ".join(cell.split()) for cell in line) + "\n")
 
 
 def _job_table(jobs: Sequence[Mapping[str, Any]]) -> Table:

@@ -45,8 +45,8 @@ def submit(
     spec: Annotated[JobSpec, Body(openapi_examples={"a search on digits": {"value": EXAMPLE}})],
     store: StoreDep,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> JobView:
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobDetail:
     """Queues a job. What the request leaves out is filled in from its method.
 
     With an `Idempotency-Key`, the same request again gives the same job (200) instead of another.
@@ -54,7 +54,7 @@ def submit(
     job, new = store.create_job(spec, idempotency_key=idempotency_key)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return JobView.model_validate(job)
+    return _detail(job, store)
 
 
 @router.get("/jobs")
@@ -63,17 +63,33 @@ def jobs(
     kind: str | None = None,
     method: str | None = None,
     state: JobState | None = None,
+    status: Annotated[JobState | None, Query(description="another name of `state`")] = None,
     project: str | None = None,
     text: Annotated[str, Query(description="part of the name, or the beginning of the id")] = "",
     cursor: str | None = None,
     limit: Limit = 50,
 ) -> Page[JobDetail]:
     """Newest first."""
+    if cursor is not None:
+        _check_cursor(cursor, store)
     rows = store.jobs(
-        project=project, kind=kind, method=method, state=state, text=text, cursor=cursor, limit=limit + 1
+        project=project,
+        kind=kind,
+        method=method,
+        state=state or status,
+        text=text,
+        cursor=cursor,
+        limit=limit + 1,
     )
     more = len(rows) > limit
     return Page(items=_details(rows[:limit], store), next_cursor=rows[limit - 1].id if more else None)
+
+
+def _check_cursor(cursor: str, store: StoreDep) -> None:
+    try:
+        store.job(cursor)
+    except NotFound:
+        raise questions.InvalidCursor(f"cursor {cursor!r} is no job of this list") from None
 
 
 @router.get("/jobs/{job_id}")
