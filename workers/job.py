@@ -6,7 +6,6 @@ at once, so that another worker can go on.
 
 import logging
 import os
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -17,6 +16,7 @@ from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
 from workers.compose_scale import compose_scale
+from workers.job_log import kept_log
 from workers.loop import SearchFailed, run_search
 from workers.scale_run import ScalingFailed, run_scale
 from workers.settings import WorkerSettings
@@ -29,12 +29,12 @@ GRACE_SECONDS = 5.0
 
 def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
     """What the forked process does."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
-    settings.add_spaces()
-    claim = settings.store().claim_of(job_id, attempt, settings.lease)
-    threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
-    run_job(claim, settings)
-    sys.stdout.flush()
+    with kept_log(settings.artifacts(), job_id):
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
+        settings.add_spaces()
+        claim = settings.store().claim_of(job_id, attempt, settings.lease)
+        threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
+        run_job(claim, settings)
     os._exit(0)  # Ray's threads and a proposer's open call must not keep a finished job's process
 
 

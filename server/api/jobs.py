@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Header, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from server.api.dependencies import ArtifactsDep, StoreDep
 from server.api.schemas import (
@@ -21,6 +21,7 @@ from server.api.schemas import (
 )
 from server.store import overview
 from server.store import views as questions
+from server.store.artifacts import LOG_FILE
 from server.store.comparison import hypervolumes
 from server.store.records import NotFound
 from server.store.specs import JobSpec
@@ -217,6 +218,25 @@ def llm_calls(job_id: str, store: StoreDep) -> Page[LLMCallView]:
     """What was said to the language model, what it answered, and what that cost."""
     store.job(job_id)
     return Page(items=views(LLMCallView, store.llm_calls(job_id)))
+
+
+@router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse)
+def logs(
+    job_id: str,
+    store: StoreDep,
+    files: ArtifactsDep,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="how many of the last lines")] = 500,
+) -> str:
+    """The last lines that the job's process, and those that it starts, have written; a few seconds old at most.
+
+    Empty before it has started. What happened to a job, its events say; this is for what went wrong.
+    """
+    store.job(job_id)
+    try:
+        written = b"".join(files.read(f"{job_id}/{LOG_FILE}")).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "".join(written.splitlines(keepends=True)[-lines:])
 
 
 # -------------------------------------------------------------------- files

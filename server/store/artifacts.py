@@ -13,6 +13,7 @@ import fsspec
 
 CHUNK_BYTES = 1 << 20
 WEIGHTS_FILE = "model.safetensors"  # what a trained network leaves
+LOG_FILE = "log.txt"  # the last lines that a job's process wrote, in the folder of the job
 ARCHITECTURE_FILE = "architecture.json"  # what goes with it in an export
 
 

@@ -686,3 +686,15 @@ def test_what_has_ended_is_not_changed_and_says_so(client: TestClient) -> None:
     claim(client).finish(JobState.SUCCEEDED)
     answer = client.post(f"/v1/jobs/{job_id}/cancel")
     assert_problem(answer, 409, f"job {job_id} has succeeded: nothing can be changed any more")
+
+
+def test_the_last_lines_of_a_jobs_log_are_served(client: TestClient, tmp_path: Path) -> None:
+    job_id = submit(client)["id"]
+    assert client.get(f"/v1/jobs/{job_id}/logs").text == ""
+    (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
+    artifacts: ArtifactStore = client.app.state.artifacts  # type: ignore[attr-defined]
+    artifacts.put(tmp_path / "log.txt", job_id)
+    answer = client.get(f"/v1/jobs/{job_id}/logs", params={"lines": 2})
+    assert answer.text == "two\nthree\n"
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert_problem(client.get("/v1/jobs/nowhere/logs"), 404, "no job nowhere")
