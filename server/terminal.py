@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from server.client import ID_LENGTH, Client
+from server.client import Client
 
 COLOURS = {
     "queued": "dim", "running": "cyan", "paused": "yellow", "succeeded": "green", "failed": "red",
@@ -39,20 +39,19 @@ def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _job_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    """The first columns whole; the name, or what stands for it, has the room that is left."""
+    rows = [(*_job_cells(job)[:4], job["name"] or f"{job['method']} on {job['space']}") for job in jobs]
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for title in JOB_COLUMNS:
-        whole = title in ("id", "state", "progress")
-        least = ID_LENGTH if title == "id" else None
-        table.add_column(title, no_wrap=True, min_width=least, overflow="ignore" if whole else "ellipsis")
-    for job in jobs:
-        number, state, *rest = map(Text, _job_cells(job))
-        state.stylize(COLOURS[job["state"]])
-        table.add_row(number, state, *rest)
+    for title, column in zip(JOB_COLUMNS[:4], zip(*rows), strict=False):
+        table.add_column(title, no_wrap=True, min_width=max(map(len, (title, *column))))
+    table.add_column("name", no_wrap=True, overflow="ellipsis")
+    for job, (number, state, *rest) in zip(jobs, rows, strict=True):
+        table.add_row(number, Text(state, style=COLOURS[job["state"]]), *map(Text, rest))
     return table
 
 
 def _job_cells(job: Mapping[str, Any]) -> tuple[str, ...]:
-    best = "" if job["best"] is None else f"{job['best']:.4g} {job['spec']['objectives'][0]['metric']}"
+    best = "" if job["best"] is None else f"{job['best']:.6g} {job['spec']['objectives'][0]['metric']}"
     return (
         job["id"], job["state"], _progress(job), best, job["method"], job["space"] or "", job["name"],
         job["created_at"][:19],
