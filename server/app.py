@@ -3,12 +3,13 @@
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from server.api import catalogue, comparison, events, exports, families, health, jobs, memory
+from server.api.dependencies import known_parameters
+from server.api.doors import HeadAsGet, OwnNamesOnly
 from server.api.errors import add_error_handlers
 from server.api.schemas import Problem
 from server.auth import require_key
@@ -26,9 +27,6 @@ PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "The API key, where the server has one."}
-
-
-OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Application(FastAPI):
@@ -60,11 +58,14 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.artifacts = settings.artifacts()
     if not settings.api_key.get_secret_value():
         # without a key the address is the guard: another name for this machine is somebody's trick
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES))
+        app.add_middleware(OwnNamesOnly)
+    app.add_middleware(HeadAsGet)
     add_error_handlers(app)
     api = (jobs, families, exports, events, memory, comparison, catalogue)
     for router in (part.router for part in api):
-        app.include_router(router, prefix="/v1", dependencies=[Depends(require_key)])
+        app.include_router(
+            router, prefix="/v1", dependencies=[Depends(require_key), Depends(known_parameters)]
+        )
     app.include_router(health.router)
     _add_reference(app)
     pages.add_dashboard(app)

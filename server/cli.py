@@ -1,6 +1,6 @@
 """The command line. Commands import what they need when they run, so that `--help` is instant.
 
-Exit codes: 0 done; 1 the job or the operation failed; 2 wrong usage; 3 no server answers.
+Exit codes: see EXIT_CODES, which `archsmith --help` shows.
 """
 
 import json
@@ -15,7 +15,16 @@ from server import cli_data, cli_memory
 if TYPE_CHECKING:
     from server.client import Client
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Neural architecture search as a service.")
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the job or the server failed; 2 the request was wrong (usage, a file, an id, "
+    "what the server refuses); 3 no Archsmith server answers."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=f"Neural architecture search as a service.\n\n{EXIT_CODES}",
+)
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
 app.add_typer(cli_data.app, name="data")
@@ -24,6 +33,7 @@ app.add_typer(cli_memory.app, name="memory")
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 NOT_FOUND = 404
 
+JobId = Annotated[str, typer.Argument(help="Its id, or the beginning of it.")]
 Url = Annotated[str, typer.Option(envvar="ARCHSMITH_URL", help="Address of the server.")]
 Key = Annotated[str, typer.Option(envvar="ARCHSMITH_API_KEY", help="API key.", show_default=False)]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
@@ -41,9 +51,13 @@ def main() -> None:
 
         _stop(explained(error), USAGE)
     except RuntimeError as error:
-        _stop(str(error), FAILED)
+        _stop(str(error), USAGE if 400 <= getattr(error, "status", 0) < 500 else FAILED)
     except ConnectionError as error:
         _stop(str(error), UNREACHABLE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"{error.filename}: {error.strerror}", USAGE)
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -122,14 +136,14 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a job."""
-    client = _client(url, api_key)
-    job = client.submit(_read_request(file), idempotency_key=idempotency_key)
-    if watch:
-        _watch(client, job["id"], as_json)
-    elif as_json:
-        _print_json(job)
-    else:
-        typer.echo(f"{job['id']}  {client.url}/jobs/{job['id']}")
+    with _client(url, api_key) as client:
+        job = client.submit(_read_request(file), idempotency_key=idempotency_key)
+        if watch:
+            _watch(client, job["id"], as_json)
+        elif as_json:
+            _print_json(job)
+        else:
+            typer.echo(f"{job['id']}  {client.url}/jobs/{job['id']}")
 
 
 def _read_request(file: Path) -> dict[str, Any]:
@@ -156,7 +170,8 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     filters = {name: value for name, value in {"state": state, "method": method}.items() if value}
-    rows = _client(url, api_key).jobs(limit=limit, **filters)
+    with _client(url, api_key) as client:
+        rows = client.jobs(limit=limit, **filters)
     if as_json:
         _print_json(rows)
         return
@@ -166,11 +181,12 @@ def jobs(
 
 
 @app.command()
-def show(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+def show(job_id: JobId, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
     """Show one job: its state, and the best candidate so far."""
-    client = _client(url, api_key)
-    job = client.job(job_id)
-    best = _best(client, job_id)
+    with _client(url, api_key) as client:
+        job_id = _whole(client, job_id)
+        job = client.job(job_id)
+        best = _best(client, job_id)
     if as_json:
         _print_json({**job, "best": best})
         return
@@ -191,9 +207,10 @@ def _best(client: "Client", job_id: str) -> dict[str, Any] | None:
 
 
 @app.command()
-def watch(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+def watch(job_id: JobId, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
     """Follow a job live until it ends. Exit code 1 when it does not succeed."""
-    _watch(_client(url, api_key), job_id, as_json)
+    with _client(url, api_key) as client:
+        _watch(client, _whole(client, job_id), as_json)
 
 
 def _watch(client: "Client", job_id: str, as_json: bool) -> None:
@@ -210,26 +227,29 @@ def _watch(client: "Client", job_id: str, as_json: bool) -> None:
 
 
 @app.command()
-def cancel(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+def cancel(job_id: JobId, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
     """Cancel a job."""
-    _print_state(_client(url, api_key).cancel(job_id), as_json)
+    with _client(url, api_key) as client:
+        _print_state(client.cancel(_whole(client, job_id)), as_json)
 
 
 @app.command()
-def pause(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+def pause(job_id: JobId, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
     """Let a job's running trials finish, and begin no more."""
-    _print_state(_client(url, api_key).pause(job_id), as_json)
+    with _client(url, api_key) as client:
+        _print_state(client.pause(_whole(client, job_id)), as_json)
 
 
 @app.command()
-def resume(job_id: str, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
+def resume(job_id: JobId, url: Url = HOME, api_key: Key = "", as_json: AsJson = False) -> None:
     """Go on with a paused job."""
-    _print_state(_client(url, api_key).resume(job_id), as_json)
+    with _client(url, api_key) as client:
+        _print_state(client.resume(_whole(client, job_id)), as_json)
 
 
 @app.command()
 def export(
-    job_id: str,
+    job_id: JobId,
     out: Annotated[Path | None, typer.Option(help="The ZIP file to write; JOB_ID.zip if left out.")] = None,
     candidate: Annotated[str, typer.Option(help="A candidate of the job; its best if left out.")] = "",
     format: Annotated[
@@ -240,13 +260,14 @@ def export(
 ) -> None:
     """Save a job's network: its architecture, and its weights where it was trained."""
     with _client(url, api_key) as client:
+        job_id = _whole(client, job_id)
         chosen, target = candidate or client.best(job_id)["id"], out or Path(f"{job_id}.zip")
         typer.echo(client.export(chosen, target, format=format))
 
 
 @app.command()
 def sample(
-    job_id: str,
+    job_id: JobId,
     n: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
@@ -260,16 +281,19 @@ def sample(
     import tempfile
     import zipfile
 
+    if not out.parent.is_dir():  # told before the network is fetched and draws
+        _stop(f"{out}: there is no folder {out.parent}", USAGE)
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
         with _client(url, api_key) as client:
-            bundle = client.export(candidate or client.best(job_id)["id"], Path(folder) / "export.zip")
+            chosen = candidate or client.best(_whole(client, job_id))["id"]
+            bundle = client.export(chosen, Path(folder) / "export.zip")
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)
         options = ["--out", str(out), "--n", str(n), "--steps", str(steps), "--seed", str(seed)]
         # by command and not by import: the server knows nothing of what computes
         drawing = subprocess.run([sys.executable, "-m", "workers.sample", folder, *options])
     if drawing.returncode != 0:
-        raise SystemExit(FAILED)
+        raise SystemExit(USAGE if drawing.returncode == USAGE else FAILED)
     typer.echo(out)
 
 
@@ -298,6 +322,20 @@ def _client(url: str, api_key: str) -> "Client":
     from server.client import Client
 
     return Client(url, api_key=api_key)
+
+
+def _whole(client: "Client", given: str) -> str:
+    """The id of the one job whose id begins like this; what is no beginning of any is left to the server."""
+    from server.client import ID_LENGTH
+
+    if not given.strip():
+        _stop("a job's id is empty; `archsmith jobs` lists them", USAGE)
+    if len(given) == ID_LENGTH:
+        return given
+    found = [job["id"] for job in client.jobs(text=given, limit=500) if job["id"].startswith(given)]
+    if len(found) > 1:
+        _stop(f"{len(found)} jobs have ids that begin with {given}: {', '.join(found[:5])}", USAGE)
+    return found[0] if found else given
 
 
 def _print_state(job: dict[str, Any], as_json: bool) -> None:

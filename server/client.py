@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from httpx_sse import connect_sse
 
 RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
 RECONNECT_SECONDS = 1.0
+ID_LENGTH = 21  # letters of a job's id
 IMPORT_SECONDS = 600.0  # a large import is one transaction
 Json = dict[str, Any]
 
@@ -23,7 +25,7 @@ class ApiError(RuntimeError):
 
 
 class ServerUnreachable(ConnectionError):
-    """No server answers at this address."""
+    """No server answers at this address, or one that is not Archsmith's."""
 
 
 class Client:
@@ -50,21 +52,21 @@ class Client:
         return self._json("POST", "/v1/jobs", json=dict(spec), headers=headers)
 
     def job(self, job_id: str) -> Json:
-        return self._json("GET", f"/v1/jobs/{job_id}")
+        return self._json("GET", f"/v1/jobs/{_part(job_id)}")
 
     def jobs(self, **filters: Any) -> list[Json]:
         """One page of jobs, newest first; filters as in the API (`state`, `method`, `limit`, ...)."""
-        items: list[Json] = self._json("GET", "/v1/jobs", params=filters)["items"]
+        items: list[Json] = self._json("GET", "/v1/jobs", holds="items", params=filters)["items"]
         return items
 
     def cancel(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
+        return self._json("POST", f"/v1/jobs/{_part(job_id)}/cancel")
 
     def pause(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{job_id}/pause")
+        return self._json("POST", f"/v1/jobs/{_part(job_id)}/pause")
 
     def resume(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{job_id}/resume")
+        return self._json("POST", f"/v1/jobs/{_part(job_id)}/resume")
 
     def candidates(self, job_id: str, **options: Any) -> Iterator[Json]:
         """All candidates of a job, page by page."""
@@ -72,7 +74,8 @@ class Client:
         while True:
             page = self._json(
                 "GET",
-                f"/v1/jobs/{job_id}/candidates",
+                f"/v1/jobs/{_part(job_id)}/candidates",
+                holds="items",
                 params={**options, "cursor": cursor} if cursor else options,
             )
             yield from page["items"]
@@ -82,14 +85,14 @@ class Client:
 
     def candidate(self, candidate_id: str) -> Json:
         """One candidate with its curve and artifacts."""
-        return self._json("GET", f"/v1/candidates/{candidate_id}")
+        return self._json("GET", f"/v1/candidates/{_part(candidate_id)}")
 
     def best(self, job_id: str) -> Json:
-        return self._json("GET", f"/v1/jobs/{job_id}/best")
+        return self._json("GET", f"/v1/jobs/{_part(job_id)}/best")
 
     def family(self, job_id: str) -> Json:
         """The family of a scale job, once it has succeeded."""
-        return self._json("GET", f"/v1/jobs/{job_id}/family")
+        return self._json("GET", f"/v1/jobs/{_part(job_id)}/family", holds="members")
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """The job's events from `after` on, live until it ends; a broken stream is taken up without a gap."""
@@ -108,7 +111,7 @@ class Client:
 
     def _stream(self, job_id: str, after: int) -> Iterator[Json]:
         headers = {"Last-Event-ID": str(after)}
-        path = f"/v1/jobs/{job_id}/events"
+        path = f"/v1/jobs/{_part(job_id)}/events"
         with connect_sse(self._http, "GET", path, headers=headers, timeout=60.0) as source:
             if source.response.is_error:
                 source.response.read()
@@ -119,17 +122,15 @@ class Client:
 
     def download(self, artifact_id: str, target: Path) -> Path:
         """Writes an artifact to a file."""
-        with self._http.stream("GET", f"/v1/artifacts/{artifact_id}") as response:
-            return _saved(response, target)
+        return self._save("GET", f"/v1/artifacts/{_part(artifact_id)}", target)
 
     def export(self, candidate_id: str, target: Path, *, format: str = "torch") -> Path:
         """Writes a candidate's ZIP file: its architecture, and its weights where it was trained.
 
         With the format `onnx`, it is the network of a train job as ONNX.
         """
-        path = f"/v1/candidates/{candidate_id}/export"
-        with self._http.stream("POST", path, params={"format": format}) as response:
-            return _saved(response, target)
+        path = f"/v1/candidates/{_part(candidate_id)}/export"
+        return self._save("POST", path, target, format=format)
 
     def export_memory(self, **filters: str) -> Iterator[bytes]:
         """Every attempt that has ended, as JSON lines in chunks; filters `space`, `dataset`, `signature`."""
@@ -146,12 +147,27 @@ class Client:
         """Takes JSON lines of attempts in, all or nothing; gives the jobs that they now belong to."""
         headers = {"Content-Type": "application/x-ndjson"}
         answer = self._json(
-            "POST", "/v1/memory/import", content=lines, headers=headers, timeout=IMPORT_SECONDS
+            "POST", "/v1/memory/import", holds="jobs", content=lines, headers=headers, timeout=IMPORT_SECONDS
         )
         jobs: list[Json] = answer["jobs"]
         return jobs
 
-    def _json(self, method: str, path: str, **arguments: Any) -> Json:
+    def _save(self, method: str, path: str, target: Path, **query: str) -> Path:
+        """Writes an answer to a file, the whole of it or nothing."""
+        part = target.with_name(target.name + ".part")
+        try:
+            with part.open("wb") as file, self._http.stream(method, path, params=query) as response:
+                if response.is_error:
+                    response.read()
+                    _raise_for(response)
+                file.writelines(response.iter_bytes())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    def _json(self, method: str, path: str, *, holds: str = "id", **arguments: Any) -> Json:
+        """The answer, a JSON object that holds that field."""
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
@@ -159,25 +175,26 @@ class Client:
                 f"no server answers at {self.url} ({error}); start one with `archsmith serve`"
             ) from error
         _raise_for(response)
-        body: Json = response.json()
+        try:
+            body: Json = response.json()
+        except ValueError:
+            body = {}
+        if not isinstance(body, dict) or holds not in body:
+            raise ServerUnreachable(f"what answers at {self.url} is no Archsmith server")
         return body
 
 
-def _saved(response: httpx.Response, target: Path) -> Path:
-    if response.is_error:
-        response.read()
-        _raise_for(response)
-    with target.open("wb") as file:
-        for chunk in response.iter_bytes():
-            file.write(chunk)
-    return target
+def _part(given: str) -> str:
+    """An id as a part of an address, which it cannot leave."""
+    return quote(given, safe="")
 
 
 def _raise_for(response: httpx.Response) -> None:
     if not response.is_error:
         return
     try:
-        detail = response.json()["detail"]
-    except (ValueError, KeyError):
-        detail = response.reason_phrase
+        detail = str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        said = f"{response.status_code} {response.reason_phrase}"
+        detail = f"{response.url} answers {said}: is that an Archsmith server?"
     raise ApiError(response.status_code, detail)

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import uvicorn
+from sqlalchemy.exc import DatabaseError
 
 from server.app import create_app
 from server.settings import ServerSettings
@@ -28,9 +29,13 @@ def serve(settings: ServerSettings, *, worker: bool, migrate: bool) -> None:
     """Serves until interrupted. Raises CannotServe and SchemaMismatch before anything has started."""
     _check_writable(settings.data_dir)
     listener = _listen(settings.host, settings.port)
-    if migrate:
-        upgrade(settings.store().engine)
-    app = create_app(settings)
+    try:
+        if migrate:
+            upgrade(settings.store().engine)
+        app = create_app(settings)
+    except DatabaseError as error:
+        listener.close()
+        raise CannotServe(f"the database cannot be opened: {error.orig}") from error
     host, port = listener.getsockname()[:2]
     log.info("dashboard and API: http://%s:%d", host, port)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)

@@ -24,16 +24,53 @@ COLOURS = {
 }  # fmt: skip
 
 
+JOB_COLUMNS = ("id", "state", "progress", "best", "method", "space", "name", "created")
+
+
 def print_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None)
-    for title in ("id", "state", "method", "space", "data set", "name", "created"):
-        table.add_column(title)
-    for job in jobs:
-        state = f"[{COLOURS[job['state']]}]{job['state']}[/]"
-        table.add_row(
-            job["id"], state, job["method"], job["space"], job["dataset"], job["name"], job["created_at"][:19]
-        )
-    Console().print(table if jobs else "no jobs")
+    """A table that fits the terminal, ids whole; elsewhere plain lines, a tab between their columns."""
+    console = Console()
+    if not jobs:
+        console.print("no jobs")
+    elif console.is_terminal:
+        console.print(_job_table(jobs))
+    else:
+        for line in (JOB_COLUMNS, *map(_job_cells, jobs)):
+            console.file.write("\t".join(" ".join(cell.split()) for cell in line) + "\n")
+
+
+def _job_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    """The first columns whole; the name, or what stands for it, has the room that is left."""
+    rows = [(*_job_cells(job)[:4], job["name"] or f"{job['method']} on {job['space']}") for job in jobs]
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title, column in zip(JOB_COLUMNS[:4], zip(*rows, strict=True), strict=False):
+        table.add_column(title, no_wrap=True, min_width=max(map(len, (title, *column))))
+    table.add_column("name", no_wrap=True, overflow="ellipsis")
+    for job, (number, state, *rest) in zip(jobs, rows, strict=True):
+        table.add_row(number, Text(state, style=COLOURS[job["state"]]), *map(Text, rest))
+    return table
+
+
+def _job_cells(job: Mapping[str, Any]) -> tuple[str, ...]:
+    best = "" if job["best"] is None else f"{job['best']:.6g} {job['spec']['objectives'][0]['metric']}"
+    return (
+        job["id"], job["state"], _progress(job), best, job["method"], job["space"] or "", job["name"],
+        job["created_at"][:19],
+    )  # fmt: skip
+
+
+def _progress(job: Mapping[str, Any]) -> str:
+    """`5/12`: candidates that have ended of the budget, or steps of a training."""
+    spec = job["spec"]
+    if job["kind"] == "train":
+        recipe = spec["config"]["recipe"]
+        return _of(job["step"] or 0, recipe.get("steps") or recipe.get("epochs"))
+    ended = sum(job["candidates"].get(state, 0) for state in ("completed", "failed"))
+    return _of(ended, (spec.get("budget") or {}).get("evaluations"))
+
+
+def _of(done: int, planned: int | None) -> str:
+    return f"{done}/{planned}" if planned else str(done)
 
 
 def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) -> None:

@@ -6,7 +6,6 @@ at once, so that another worker can go on.
 
 import logging
 import os
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
 from workers.compose_scale import compose_scale
+from workers.job_log import kept_log
 from workers.loop import SearchFailed
 from workers.scale_run import ScalingFailed, run_scale
 from workers.search_run import run_search
@@ -32,18 +32,18 @@ GRACE_SECONDS = 5.0
 
 def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
     """What the forked process does."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
-    settings.add_spaces()
-    claim = settings.store().claim_of(job_id, attempt, settings.lease)
-    threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
     code = 0
-    try:
-        run_job(claim, settings)
-    except OperationalError:
-        # The worker counts a lost process, or the lease lapses: either way the job goes on from its rows.
-        log.exception("job %s: the database is away", job_id)
-        code = 1
-    sys.stdout.flush()
+    with kept_log(settings.artifacts(), job_id):
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
+        settings.add_spaces()
+        claim = settings.store().claim_of(job_id, attempt, settings.lease)
+        threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
+        try:
+            run_job(claim, settings)
+        except OperationalError:
+            # The worker counts a lost process, or the lease lapses: either way the job goes on from its rows.
+            log.exception("job %s: the database is away", job_id)
+            code = 1
     os._exit(code)  # Ray's threads and a proposer's open call must not keep a finished job's process
 
 

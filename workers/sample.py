@@ -22,6 +22,7 @@ from workers.evaluators.pictures import grid
 from workers.training.noise import make_process
 
 PEAK = 255
+WRONG_INPUT = 2  # the exit code of the command line for what its user got wrong
 
 
 class NotSampleable(ValueError):
@@ -48,11 +49,11 @@ def sample(folder: Path, *, count: int, steps: int, seed: int, device: str = "au
 
 def load(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The network of an export, ready to predict, and its architecture file. Raises NotSampleable."""
-    try:
-        about = json.loads((folder / ARCHITECTURE_FILE).read_text())
-        weights = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
-        raise NotSampleable(f"{error.filename} is missing: only a trained network can be sampled") from error
+    for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+        if not (folder / name).exists():
+            raise NotSampleable(f"the export holds no {name}: only a trained network can be sampled")
+    about = json.loads((folder / ARCHITECTURE_FILE).read_text())
+    weights = load_file(folder / WEIGHTS_FILE)
     if about["diffusion"] is None or about["diffusion"]["timesteps"] is None:
         raise NotSampleable(f"{about['key']} was not trained as a diffusion model")
     network = build(about["model"]["name"], **about["model"]["arguments"])
@@ -72,11 +73,15 @@ def main() -> int:
     try:
         images = sample(given.folder, count=given.n, steps=given.steps, seed=given.seed, device=given.device)
     except NotSampleable as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        sys.stderr.write(f"archsmith: {error}\n")
+        return WRONG_INPUT
     columns = math.ceil(math.sqrt(given.n))
     picture = grid(images, PEAK, columns=columns, rows=math.ceil(given.n / columns))
-    Image.fromarray(picture.squeeze(2).numpy()).save(given.out, format="PNG")
+    try:
+        Image.fromarray(picture.squeeze(2).numpy()).save(given.out, format="PNG")
+    except OSError as error:
+        sys.stderr.write(f"archsmith: cannot write {given.out}: {error.strerror}\n")
+        return WRONG_INPUT
     return 0
 
 

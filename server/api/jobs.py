@@ -1,10 +1,11 @@
 """Jobs: submit, steer, read; and the search memory of each."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Header, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from server.api.dependencies import ArtifactsDep, StoreDep
 from server.api.schemas import (
@@ -20,7 +21,9 @@ from server.api.schemas import (
     TrialView,
     views,
 )
+from server.store import overview
 from server.store import views as questions
+from server.store.artifacts import LOG_FILE
 from server.store.comparison import hypervolumes
 from server.store.confirmations import Confirmation, confirmation_of, confirmations, seed_of
 from server.store.records import NotFound
@@ -46,8 +49,8 @@ def submit(
     spec: Annotated[JobSpec, Body(openapi_examples={"a search on digits": {"value": EXAMPLE}})],
     store: StoreDep,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> JobView:
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobDetail:
     """Queues a job. What the request leaves out is filled in from its method.
 
     With an `Idempotency-Key`, the same request again gives the same job (200) instead of another.
@@ -55,7 +58,7 @@ def submit(
     job, new = store.create_job(spec, idempotency_key=idempotency_key)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return JobView.model_validate(job)
+    return _detail(job, store)
 
 
 @router.get("/jobs")
@@ -64,17 +67,33 @@ def jobs(
     kind: str | None = None,
     method: str | None = None,
     state: JobState | None = None,
+    status: Annotated[JobState | None, Query(description="another name of `state`")] = None,
     project: str | None = None,
     text: Annotated[str, Query(description="part of the name, or the beginning of the id")] = "",
     cursor: str | None = None,
     limit: Limit = 50,
-) -> Page[JobView]:
+) -> Page[JobDetail]:
     """Newest first."""
+    if cursor is not None:
+        _check_cursor(cursor, store)
     rows = store.jobs(
-        project=project, kind=kind, method=method, state=state, text=text, cursor=cursor, limit=limit + 1
+        project=project,
+        kind=kind,
+        method=method,
+        state=state or status,
+        text=text,
+        cursor=cursor,
+        limit=limit + 1,
     )
     more = len(rows) > limit
-    return Page(items=views(JobView, rows[:limit]), next_cursor=rows[limit - 1].id if more else None)
+    return Page(items=_details(rows[:limit], store), next_cursor=rows[limit - 1].id if more else None)
+
+
+def _check_cursor(cursor: str, store: StoreDep) -> None:
+    try:
+        store.job(cursor)
+    except NotFound:
+        raise questions.InvalidCursor(f"cursor {cursor!r} is no job of this list") from None
 
 
 @router.get("/jobs/{job_id}")
@@ -101,8 +120,32 @@ def resume(job_id: str, store: StoreDep) -> JobDetail:
 
 
 def _detail(row: Job, store: StoreDep) -> JobDetail:
-    detail = JobDetail.model_validate({**JobView.model_validate(row).model_dump()})
-    return detail.model_copy(update={"candidates": questions.counts(store, [row.id])[row.id]})
+    return _details([row], store)[0]
+
+
+def _details(rows: Sequence[Job], store: StoreDep) -> list[JobDetail]:
+    ids = [row.id for row in rows]
+    counts, scores = questions.counts(store, ids), overview.best_scores(store, ids)
+    steps = overview.last_steps(store, [row.id for row in rows if row.kind == "train"])
+    ahead = overview.ahead(store, rows)
+    return [
+        JobDetail(
+            **JobView.model_validate(row).model_dump(),
+            candidates=counts[row.id],
+            best=_value(row, scores.get(row.id)),
+            step=steps.get(row.id),
+            ahead=ahead.get(row.id),
+        )
+        for row in rows
+    ]
+
+
+def _value(row: Job, score: float | None) -> float | None:
+    """The value of the first objective behind a score (higher is better)."""
+    objectives = row.spec.get("objectives")
+    if score is None or not objectives:
+        return None
+    return score if objectives[0]["goal"] == "maximize" else -score
 
 
 # -------------------------------------------------------------------- search memory
@@ -214,6 +257,25 @@ def llm_calls(job_id: str, store: StoreDep) -> Page[LLMCallView]:
     """What was said to the language model, what it answered, and what that cost."""
     store.job(job_id)
     return Page(items=views(LLMCallView, store.llm_calls(job_id)))
+
+
+@router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse)
+def logs(
+    job_id: str,
+    store: StoreDep,
+    files: ArtifactsDep,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="how many of the last lines")] = 500,
+) -> str:
+    """The last lines that the job's process, and those that it starts, have written, as of seconds ago.
+
+    Empty before it has started. What happened to a job, its events say; this is for what went wrong.
+    """
+    store.job(job_id)
+    try:
+        written = b"".join(files.read(f"{job_id}/{LOG_FILE}")).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "".join(written.splitlines(keepends=True)[-lines:])
 
 
 # -------------------------------------------------------------------- files

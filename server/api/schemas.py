@@ -51,6 +51,12 @@ class JobView(View):
 class JobDetail(JobView):
     candidates: dict[str, int] = Field(default_factory=dict)
     """How many candidates are in each state."""
+    best: float | None = None
+    """The best feasible value of the first objective so far."""
+    step: int | None = None
+    """The last step that a training has reported."""
+    ahead: int | None = None
+    """Of a queued job: how many others a worker will take before it."""
 
 
 class ImportView(View):

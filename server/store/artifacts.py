@@ -14,6 +14,7 @@ import fsspec
 CHUNK_BYTES = 1 << 20
 WEIGHTS_FILE = "model.safetensors"  # what a trained network leaves
 ONNX_FILE = "model.onnx"  # and what one leaves that a train job has trained
+LOG_FILE = "log.txt"  # the last lines that a job's process wrote, in the folder of the job
 ARCHITECTURE_FILE = "architecture.json"  # what goes with it in an export
 
 

@@ -1,12 +1,13 @@
 """Read-only questions of who looks on: totals, the latest of a log, what stands beside a candidate."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import String, case, cast, func, select
 
 from server.store.states import CandidateState, JobState
-from server.store.store import Store
+from server.store.store import Store, needs_nothing_more
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
 from server.store.views import SEARCHED
 
@@ -64,6 +65,17 @@ def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
     )
     with store.reading() as session:
         return dict(session.execute(query).all()) if job_ids else {}
+
+
+def ahead(store: Store, jobs: Sequence[Job]) -> dict[str, int]:
+    """How many jobs a worker will take before each of these that are queued."""
+    waiting = [job.id for job in jobs if job.state is JobState.QUEUED]
+    if not waiting:
+        return {}
+    query = select(Job.id).where(Job.state == JobState.QUEUED, needs_nothing_more())
+    with store.reading() as session:
+        queue = list(session.scalars(query.where(Job.id < max(waiting)).order_by(Job.id)))
+    return {job_id: bisect_left(queue, job_id) for job_id in waiting}
 
 
 def baseline(store: Store, job_id: str) -> Candidate | None:

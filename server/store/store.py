@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Engine, and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from server.store.chains import check_warm_start, named_by, settled, warm_started_from
+from server.store.chains import UnfitResult, check_warm_start, named_by, settled, warm_started_from
 from server.store.claim import Claim, cut_off_calls, put_aside, put_down
 from server.store.families import will_have
 from server.store.records import NewEvent, NotFound, append_events, new_id, now
@@ -45,8 +45,17 @@ class _Step:
 
 def _move(job: Job, target: JobState, event: str, **changes: Any) -> _Step:
     if target not in JOB_MOVES[job.state]:
-        raise IllegalMove(f"job {job.id} is {job.state}: that is not possible any more")
+        raise IllegalMove(f"{_end_of(job)}: nothing can be changed any more")
     return _Step(event, {"state": target, **changes})
+
+
+def _end_of(job: Job) -> str:
+    """How a job has ended, in words, with the reason where it came to nothing."""
+    verb = {JobState.SUCCEEDED: "has succeeded", JobState.CANCELLED: "was cancelled"}.get(
+        job.state, "has failed"
+    )
+    why = f": {job.reason}" if job.reason and job.state is not JobState.SUCCEEDED else ""
+    return f"job {job.id} {verb}{why}"
 
 
 class Store:
@@ -85,6 +94,9 @@ class Store:
         if earlier is not None and isinstance(spec, TrainSpec):
             spec = settled(spec, earlier)
         request = spec.model_dump(mode="json")
+        if earlier is not None and earlier.state in (JobState.FAILED, JobState.CANCELLED):
+            if idempotency_key is None or not self._submitted(project, idempotency_key):
+                raise UnfitResult(f"architecture.job: {_end_of(earlier)}; there is no result to start from")
         digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()
         job = Job(
             id=new_id(),
@@ -131,6 +143,11 @@ class Store:
         if job.project != project:
             raise NotFound(f"no job {job_id}")
         return job
+
+    def _submitted(self, project: str, key: str) -> bool:
+        with self.reading() as session:
+            known = select(Job.id).where(Job.project == project, Job.idempotency_key == key)
+            return session.scalar(known) is not None
 
     def _same_submission(self, project: str, key: str, digest: str) -> Job:
         with self.reading() as session:
@@ -207,7 +224,7 @@ class Store:
         where this version cannot read a specification, the job is failed, with the reason.
         """
         lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
-        startable = and_(Job.state == JobState.QUEUED, _needs_nothing_more())
+        startable = and_(Job.state == JobState.QUEUED, needs_nothing_more())
         waiting = select(Job.id).where(or_(startable, lapsed)).order_by(Job.id)
         with self.writing() as session:
             job = session.scalars(
@@ -245,8 +262,7 @@ class Store:
         earlier = None if job.depends_on is None else self.job(job.depends_on)
         if earlier is None or earlier.state is JobState.SUCCEEDED:
             return ""
-        why = f": {earlier.reason}" if earlier.reason else ""
-        return f"job {earlier.id}, whose result this one needs, {earlier.state}{why}"
+        return f"this job needs the result of another, and {_end_of(earlier)}"
 
     def _refuse(self, job: Job, reason: str) -> None:
         with self.writing() as session:
@@ -383,7 +399,7 @@ class Store:
             return list(session.scalars(select(Worker).order_by(Worker.started_at)))
 
 
-def _needs_nothing_more() -> ColumnElement[bool]:
+def needs_nothing_more() -> ColumnElement[bool]:
     """Whether a job starts from no other's result, or from one that has ended."""
     earlier = aliased(Job)
     ended = select(earlier.id).where(earlier.id == Job.depends_on, earlier.state.in_(ENDED))

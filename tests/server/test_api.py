@@ -630,3 +630,72 @@ def test_prometheus_finds_jobs_and_candidates_by_state(client: TestClient, searc
         'archsmith_candidates{state="failed"} 1.0',
     ):
         assert line in text
+
+
+# -------------------------------------------------------------------- what an address may say
+
+
+def test_status_is_another_name_of_state(client: TestClient) -> None:
+    kept, gone = submit(client)["id"], submit(client)["id"]
+    store_of(client).cancel(gone)
+    for status, expected in (("queued", kept), ("cancelled", gone)):
+        found = client.get("/v1/jobs", params={"status": status}).json()["items"]
+        assert [job["id"] for job in found] == [expected]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs?colour=red", "/v1/methods?state=failed", "/v1/memory/export?since=1"]
+)
+def test_a_parameter_that_a_route_does_not_have_is_refused(client: TestClient, path: str) -> None:
+    problem = assert_problem(client.get(path), 422, "no such parameter")
+    assert [error["field"] for error in problem["errors"]] == [path.partition("?")[2].partition("=")[0]]
+
+
+def test_a_cursor_that_is_no_job_is_refused(client: TestClient) -> None:
+    assert_problem(client.get("/v1/jobs", params={"cursor": "zzz"}), 422, "cursor 'zzz'")
+
+
+def test_an_empty_idempotency_key_is_no_key(client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json=CHEAP, headers={"Idempotency-Key": ""})
+    assert_problem(answer, 422, "idempotency-key")
+
+
+def test_head_answers_like_get_without_a_body(client: TestClient) -> None:
+    job_id = submit(client)["id"]
+    for path in (
+        "/v1/jobs",
+        f"/v1/jobs/{job_id}",
+        "/healthz",
+        f"/jobs/{job_id}",
+        f"/v1/jobs/{job_id}/events",
+    ):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    assert client.head("/v1/jobs/nowhere").status_code == 404
+    assert client.head(f"/v1/jobs/{job_id}/cancel").status_code == 405
+
+
+def test_a_job_says_how_many_are_before_it_in_the_queue(client: TestClient) -> None:
+    first, second = submit(client)["id"], submit(client)["id"]
+    assert [client.get(f"/v1/jobs/{job_id}").json()["ahead"] for job_id in (first, second)] == [0, 1]
+    claim(client)
+    assert [client.get(f"/v1/jobs/{job_id}").json()["ahead"] for job_id in (first, second)] == [None, 0]
+
+
+def test_what_has_ended_is_not_changed_and_says_so(client: TestClient) -> None:
+    job_id = submit(client)["id"]
+    claim(client).finish(JobState.SUCCEEDED)
+    answer = client.post(f"/v1/jobs/{job_id}/cancel")
+    assert_problem(answer, 409, f"job {job_id} has succeeded: nothing can be changed any more")
+
+
+def test_the_last_lines_of_a_jobs_log_are_served(client: TestClient, tmp_path: Path) -> None:
+    job_id = submit(client)["id"]
+    assert client.get(f"/v1/jobs/{job_id}/logs").text == ""
+    (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
+    artifacts: ArtifactStore = client.app.state.artifacts  # type: ignore[attr-defined]
+    artifacts.put(tmp_path / "log.txt", job_id)
+    answer = client.get(f"/v1/jobs/{job_id}/logs", params={"lines": 2})
+    assert answer.text == "two\nthree\n"
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert_problem(client.get("/v1/jobs/nowhere/logs"), 404, "no job nowhere")

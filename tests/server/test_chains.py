@@ -62,7 +62,7 @@ def test_a_waiting_job_holds_no_other_job_back(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("state", "word"),
-    [(JobState.FAILED, "failed: no candidate worked"), (JobState.CANCELLED, "cancelled")],
+    [(JobState.FAILED, "has failed: no candidate worked"), (JobState.CANCELLED, "was cancelled")],
 )
 def test_a_training_fails_with_the_reason_where_the_search_gives_nothing(
     store: Store, state: JobState, word: str
@@ -73,7 +73,7 @@ def test_a_training_fails_with_the_reason_where_the_search_gives_nothing(
     assert store.claim("a worker", LEASE) is None
     job = store.job(training)
     assert job.state is JobState.FAILED
-    assert job.reason == f"job {search}, whose result this one needs, {word}"
+    assert job.reason == f"this job needs the result of another, and job {search} {word}"
     assert store.events(training)[-1].kind == "job.failed"
 
 
@@ -83,7 +83,21 @@ def test_a_chain_of_three_fails_to_its_end(store: Store) -> None:
     last = a_training(store, middle)
     store.cancel(search)
     assert [store.claim("a worker", LEASE) for _ in range(2)] == [None, None]
-    assert store.job(last).reason.startswith(f"job {middle}, whose result this one needs, failed")
+    assert store.job(last).reason.startswith(
+        f"this job needs the result of another, and job {middle} has failed"
+    )
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_a_job_that_has_come_to_nothing_is_refused_at_once(store: Store, state: JobState) -> None:
+    search = a_search(store)
+    spec = TrainSpec.model_validate({"method": "diffusion", "architecture": {"job": search}})
+    known, _ = store.create_job(spec, idempotency_key="before")
+    end(store, state, "no luck")
+    with pytest.raises(UnfitResult, match=r"architecture.job: job .* (has failed|was cancelled)"):
+        store.create_job(spec)
+    again, new = store.create_job(spec, idempotency_key="before")
+    assert (again.id, new) == (known.id, False)
 
 
 def test_a_waiting_job_can_be_paused_resumed_and_cancelled(store: Store) -> None:

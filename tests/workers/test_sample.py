@@ -79,7 +79,7 @@ def test_what_was_never_trained_is_refused_with_a_word(
     with pytest.raises(NotSampleable, match="only a trained network can be sampled"):
         sample(exported, count=1, steps=1, seed=0)
     monkeypatch.setattr("sys.argv", ["sample", str(exported), "--out", str(tmp_path / "grid.png")])
-    assert main() == 1
+    assert main() == 2
     assert "only a trained network" in capsys.readouterr().err
 
 
