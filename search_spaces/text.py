@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.cell import OPERATIONS, PUBLISHED
-from search_spaces.space import Architecture, Choice, InvalidArchitecture, Option, SearchSpace
+from search_spaces.space import Architecture, Choice, Genes, InvalidArchitecture, Option, SearchSpace
 
 MAX_REPLY = 200_000  # characters; a longer reply is refused unread
 MAX_OBJECTS = 500  # braces tried as the start of a JSON object
@@ -40,10 +40,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u061c\u200e\u200f\
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """One architecture of a reply, and why the model chose it."""
+    """One architecture of a reply, and why the model chose it.
+
+    `written` are the options that stand in the reply, where the canonical ones are others.
+    """
 
     arch: Architecture
     rationale: str = ""
+    written: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +161,13 @@ def _parsed(space: SearchSpace, codes: Iterable[Code]) -> Parsed:
     faults: list[str] = []
     for code, rationale in codes:
         try:
-            arch = _architecture(space, code)
+            genes = _genes(space, code)
+            arch = space.architecture(genes)
         except InvalidArchitecture as fault:
             faults.append(clean(str(fault), MAX_REASON))
         else:
-            found.setdefault(arch, Suggestion(arch, clean(rationale, MAX_RATIONALE)))
+            written = "" if genes == arch.genes else show(space, Architecture(space.name, genes))
+            found.setdefault(arch, Suggestion(arch, clean(rationale, MAX_RATIONALE), written))
     if not found:
         raise InvalidArchitecture(clean("; ".join(dict.fromkeys(faults)), MAX_REASON))
     return Parsed(tuple(found.values()), tuple(faults))
@@ -306,7 +312,8 @@ def _bare(word: str) -> str:
 # -------------------------------------------------------------------- what it may look like
 
 
-def _architecture(space: SearchSpace, code: object) -> Architecture:
+def _genes(space: SearchSpace, code: object) -> Genes:
+    """As they are written: not yet in canonical form, and perhaps ruled out."""
     match code:
         case dict() if _staged(code):
             return _by_position(space, _flat(code.values()))
@@ -320,25 +327,25 @@ def _architecture(space: SearchSpace, code: object) -> Architecture:
             raise InvalidArchitecture(f"{type(code).__name__} is no architecture")
 
 
-def _by_name(space: SearchSpace, options: Mapping[str, object]) -> Architecture:
+def _by_name(space: SearchSpace, options: Mapping[str, object]) -> Genes:
     known = {choice.name: choice for choice in space.choices}
     if unknown := [name for name in options if name not in known]:
         raise InvalidArchitecture(f"no choice is called {', '.join(map(_short, unknown[:5]))}")
     if missing := [name for name in known if name not in options]:
         raise InvalidArchitecture(f"missing: {', '.join(missing)}")
-    return space.architecture(tuple(_gene(choice, options[choice.name]) for choice in space.choices))
+    return tuple(_gene(choice, options[choice.name]) for choice in space.choices)
 
 
-def _by_position(space: SearchSpace, values: Sequence[object]) -> Architecture:
+def _by_position(space: SearchSpace, values: Sequence[object]) -> Genes:
     """The options in the order of the choices."""
     if len(values) != len(space.choices):
         raise InvalidArchitecture(f"{len(values)} values for {len(space.choices)} choices")
-    return space.architecture(tuple(map(_gene, space.choices, values)))
+    return tuple(map(_gene, space.choices, values))
 
 
-def _of_string(space: SearchSpace, code: str) -> Architecture:
+def _of_string(space: SearchSpace, code: str) -> Genes:
     if code.startswith(f"{space.name}:"):
-        return space.parse_key(code)
+        return space.parse_key(code).genes
     if _CELL.fullmatch(code):
         return _by_position(space, _edges(code))
     if len(code) == len(space.choices) and _DIGITS.fullmatch(code):

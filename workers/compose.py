@@ -56,10 +56,10 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
-    model = _language_model(settings) if talks else None
+    hold = threading.Event()
+    model = _language_model(settings, hold) if talks else None
     if model is not None and spec.budget.llm_cost_usd is not None:
         _check_prices(settings)
-    hold = threading.Event()
     return Search(
         spec=spec,
         space=space,
@@ -89,7 +89,7 @@ def _watched(spec: SearchSpec) -> Watch | None:
     return Watch(lead.metric, lead.goal is Goal.MAXIMIZE)
 
 
-def _language_model(settings: WorkerSettings) -> LanguageModel | None:
+def _language_model(settings: WorkerSettings, hold: threading.Event) -> LanguageModel | None:
     if not settings.llm_model:
         return None
     from workers.openai_model import Endpoint, OpenAIModel  # a second of imports, for those who need it
@@ -104,7 +104,8 @@ def _language_model(settings: WorkerSettings) -> LanguageModel | None:
             completion_usd_per_million=settings.llm_price_completion,
             max_reply_tokens=settings.llm_reply_tokens,
             **where,
-        )
+        ),
+        hold=hold,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,14 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+)
 from tenacity.wait import wait_random_exponential
 
 from search_spaces.text import clean
@@ -89,7 +97,15 @@ class _TooLong(Exception):
 class OpenAIModel:
     """Retries what is worth retrying, learns what the server does not take, and keeps its key to itself."""
 
-    def __init__(self, endpoint: Endpoint, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        hold: threading.Event | None = None,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        """Once `hold` is set a failed request is not tried again, nor its turn waited for."""
+        hold = hold or threading.Event()
         self._endpoint = endpoint
         self._dialect = Dialect()
         self._host = urlsplit(endpoint.base_url).hostname or "the endpoint"
@@ -98,9 +114,9 @@ class OpenAIModel:
         """Prompt tokens for each that `count_prompt_tokens` counts, at most."""
         self._retrying = Retrying(
             retry=retry_if_exception(_worth_retrying),
-            stop=stop_after_attempt(endpoint.retries + 1),
+            stop=stop_after_attempt(endpoint.retries + 1) | stop_when_event_set(hold),
             wait=_wait,
-            sleep=sleep,
+            sleep=sleep or sleep_using_event(hold),
             reraise=True,
         )
 
@@ -168,9 +184,9 @@ class OpenAIModel:
         raise self._unavailable(reason, billed=True, said=received.decode("utf-8", "replace")) from None
 
     async def _exchange(self, request: dict[str, Any], received: bytearray) -> None:
-        async with asyncio.timeout(self._endpoint.timeout_s), self._client() as client:
+        async with self._client() as client:
             create = client.chat.completions.with_streaming_response.create
-            async with create(**request) as response:
+            async with asyncio.timeout(self._endpoint.timeout_s), create(**request) as response:
                 async for chunk in response.iter_bytes():  # as they come
                     received += chunk
                     if len(received) > self._endpoint.max_reply_bytes:

@@ -168,7 +168,7 @@ def test_a_search_page_says_why_evolution_stood_in_for_the_language_model(
     path = f"/jobs/{searched.job.id}"
     assert "in the language model" not in client.get(path).text
     for reason in ("it was slow", "no language model is <configured>"):
-        searched.event("proposer.fell_back", {"turn": 1, "reason": reason, "count": 1})
+        searched.event("proposer.fell_back", {"turn": 1, "reason": reason})
     shown = client.get(path).text
     assert "in the language model's place: no language model is &lt;configured&gt;." in shown
     assert "place: it was slow" not in shown

@@ -27,9 +27,9 @@ class Told(Client):
 def test_a_reason_why_the_language_model_does_not_propose_is_told_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    absent = ("proposer.fell_back", {"turn": 1, "reason": "no [model] is configured", "count": 2})
+    absent = ("proposer.fell_back", {"turn": 1, "reason": "no [model] is configured"})
     measured = ("candidate.completed", {"metrics": {"rfid": 0.5}})
-    spent = ("proposer.fell_back", {"turn": 3, "reason": "the budget is spent", "count": 1})
+    spent = ("proposer.fell_back", {"turn": 3, "reason": "the budget is spent"})
     follow(Told(absent, measured, absent, measured, spent), "a-job")
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count("in the language model's place: no [model] is configured") == 1

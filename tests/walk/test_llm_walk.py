@@ -125,7 +125,7 @@ def test_a_search_ends_well_without_a_usable_model(client: Client, model: FakeMo
 
 def test_a_spent_token_budget_ends_the_calls_and_not_the_search(client: Client, model: FakeModel) -> None:
     model.behaviour = "good"
-    job = ended(client, {**REQUEST, "budget": {"evaluations": EVALUATIONS, "llm_tokens": 7_000}})
+    job = ended(client, {**REQUEST, "budget": {"evaluations": 4 * EVALUATIONS, "llm_tokens": 7_000}})
     assert job["state"] == "succeeded"
     spent = sum(call["prompt_tokens"] + call["completion_tokens"] for call in calls_of(client, job["id"]))
     assert spent <= 7_000
@@ -138,7 +138,7 @@ def test_a_spent_token_budget_ends_the_search_where_that_is_asked_for(
     model.behaviour = "good"
     proposer = {**REQUEST["config"]["proposer"], "when_spent": "stop"}
     config = {**REQUEST["config"], "proposer": proposer}
-    budget = {"evaluations": EVALUATIONS, "llm_tokens": 7_000}
+    budget = {"evaluations": 4 * EVALUATIONS, "llm_tokens": 7_000}
     job = ended(client, {**REQUEST, "config": config, "budget": budget})
     assert job["state"] == "succeeded"
     assert "of 7000 tokens are spent" in job["reason"]

@@ -42,7 +42,7 @@ from workers.memory import Attempt, SearchMemory
 from workers.openai_model import Endpoint, OpenAIModel
 from workers.proposers import make_proposer
 from workers.proposers.evolution import Evolution
-from workers.proposers.llm import FALLBACK, ORIGIN, LanguageModelProposer, gives_up, share_of
+from workers.proposers.llm import FALLBACK, ORIGIN, LanguageModelProposer, gives_up, judge, share_of
 from workers.proposers.proposer import Problem, Proposal, Proposer, SearchOver
 from workers.proposers.random import RandomSearch
 
@@ -217,6 +217,21 @@ def test_a_repeated_design_is_told_in_the_terms_of_its_objectives() -> None:
     ask(proposer(model, problem=problem), memory)
     assert "[8, 8, 8, 8, 8, 8] was tried before, as #1: rfid 1.25, score 0.5" in prompt(model)
     assert "[32, 32, 32, 32, 32, 32] was tried before, as #2: failed (loss is nan)" in prompt(model)
+
+
+def test_a_design_that_is_another_of_the_same_network_is_told_with_both_names() -> None:
+    space = find("nasbench201")
+    dead = space.architecture((0,) * len(space.choices))
+    other = next(
+        genes
+        for genes in product(range(5), repeat=6)
+        if space.architecture(genes) == dead and genes != dead.genes
+    )
+    code = [choice.options[gene] for choice, gene in zip(space.choices, other, strict=True)]
+    verdict = judge(Problem(space), SearchMemory().asked(dead), (), json.dumps(code))
+    assert verdict.rejected[0].reason == (
+        f"{json.dumps(code)}, the same network as {text.show(space, dead)}, is being tried now"
+    )
 
 
 def test_a_design_in_progress_is_not_proposed_again() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -69,6 +70,22 @@ def test_a_busy_server_is_asked_again_when_it_says_so(connect: Connect) -> None:
     assert text.parse(SPACE, client.ask().text)
     assert client.slept == [7.0, 7.0]
     assert len(client.server.requests) == 3
+
+
+def test_a_search_that_is_about_to_end_is_not_kept_waiting_by_retries() -> None:
+    hold, server = threading.Event(), FakeModel("rude", retry_after_s=30)
+    respond = server.respond
+
+    def ending(request: dict[str, object]) -> tuple[int, dict[str, str], bytes]:
+        hold.set()
+        return respond(request)
+
+    server.respond = ending  # type: ignore[method-assign]
+    started = time.monotonic()
+    with serving(server) as url, pytest.raises(LanguageModelUnavailable, match="HTTP 429"):
+        OpenAIModel(Endpoint(model="toy", base_url=url), hold=hold).complete(PROMPT)
+    assert len(server.requests) == 1
+    assert time.monotonic() - started < 20
 
 
 def test_retries_are_bounded(connect: Connect) -> None:
@@ -149,7 +166,7 @@ def test_a_slow_server_is_not_waited_for_and_may_have_billed(connect: Connect) -
 
 @pytest.mark.parametrize("behaviour", ["drip", "drip-error", "drip-headers"])
 def test_a_server_that_drips_is_not_waited_for(connect: Connect, behaviour: str) -> None:
-    client = connect(behaviour, timeout_s=0.3)
+    client = connect(behaviour, timeout_s=1.0)
     started = time.monotonic()
     with pytest.raises(LanguageModelUnavailable, match="no reply in time") as error:
         client.ask()

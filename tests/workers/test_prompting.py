@@ -5,7 +5,9 @@ ARCHSMITH_UPDATE_GOLDEN=1 pytest tests/workers/test_prompting.py
 
 import json
 import os
+import re
 from collections.abc import Sequence
+from itertools import product, takewhile
 from pathlib import Path
 from random import Random
 
@@ -37,6 +39,8 @@ MACRO = find("macro-8")
 RFID, ACCURACY = Objective(metric="rfid", goal=Goal.MINIMIZE), Objective(metric="val_accuracy")
 WINDOW = Problem(UNET, {"params": Bound(max=200_000), "macs": Bound(3e6, 8e6)}, (RFID,))
 FREE = Problem(MACRO, objectives=(ACCURACY,))
+MACS = Objective(metric="macs", goal=Goal.MINIMIZE)
+TRADE_OFF = Problem(MACRO, objectives=(ACCURACY, MACS))
 PRINCIPLES = [Principle("Widen the low resolution first.", (1, 3)), Principle("Attention helps.")]
 
 
@@ -162,6 +166,81 @@ def test_the_best_stand_last_and_every_result_is_numbered_in_its_order() -> None
     lines = [line for line in prompt.splitlines() if line.startswith("- #")]
     assert lines[4].startswith(f"- #{memory.attempts.index(best[0]) + 1} ")
     assert lines[3].startswith(f"- #{memory.attempts.index(best[1]) + 1} ")
+
+
+def trade_offs(*values: tuple[float, int], violation: float = 0.0) -> SearchMemory:
+    """Results of accuracy and MACs, one design after the other."""
+    archs = list(dict.fromkeys(MACRO.sample(Random(seed)) for seed in range(60)))
+    attempts = [
+        Attempt(arch, (accuracy, MACS.score(macs)), MACRO.cost_of(arch), violation=violation)
+        for arch, (accuracy, macs) in zip(archs, values, strict=False)
+    ]
+    return SearchMemory().told(*attempts)
+
+
+def numbers(prompt: str, heading: str) -> list[int]:
+    """Of the results that are listed under a line that starts so."""
+    lines = prompt.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(heading)) + 1
+    listed = takewhile(lambda line: line.startswith("- #"), lines[start:])
+    return [int(line.removeprefix("- #").split()[0]) for line in listed]
+
+
+def test_a_prompt_of_several_objectives_shows_the_pareto_front() -> None:
+    memory = trade_offs((0.9, 900), (0.5, 100), (0.8, 950), (0.7, 300), (0.4, 200))
+    messages = render(LLMProposer(), TRADE_OFF, memory, asked=1)
+    assert numbers(messages[-1].content, "The Pareto front has 3 designs:") == [2, 4, 1]
+    compare("ginas_front", messages)
+    follow_up = render_follow_up(TRADE_OFF, memory, messages, told=4, asked=1)
+    assert numbers(follow_up.content, "The Pareto front so far") == [1, 4, 2]
+
+
+def test_of_a_large_front_both_ends_are_shown() -> None:
+    memory = trade_offs(*((0.5 + i / 100, 100 + i) for i in range(20)))
+    prompt = render(LLMProposer(), TRADE_OFF, memory, asked=1)[-1].content
+    found = numbers(prompt, "The Pareto front has 20 designs, of which 5 far apart are shown")
+    assert found[0] == 1
+    assert found[-1] == 20
+    assert found == sorted(found)
+
+
+def test_a_front_is_of_those_that_break_the_bounds_least() -> None:
+    broken, kept = trade_offs((0.9, 1), violation=0.5).attempts, trade_offs((0, 0), (0.5, 100)).attempts[1:]
+    prompt = render(LLMProposer(), TRADE_OFF, SearchMemory((*broken, *kept)), asked=1)[-1].content
+    assert numbers(prompt, "The Pareto front has 1 design:") == [2]
+
+
+def test_values_have_the_digits_that_tell_them_apart() -> None:
+    def told(*values: float) -> list[str]:
+        memory = SearchMemory()
+        for genes, value in zip(product(range(3), repeat=4), values, strict=False):
+            memory = memory.told(attempt(FREE, MACRO.architecture(genes), value))
+        prompt = render(LLMProposer(), FREE, memory, asked=1)[-1].content
+        return re.findall(r"^- #.*?: val_accuracy ([^ ]+)", prompt, re.MULTILINE)
+
+    assert told(91.4960, 91.5023) == ["91.496", "91.502"]
+    assert told(91.4, 91.5) == ["91.4", "91.5"]
+    assert told(91.123456789, 91.123456788) == ["91.12", "91.12"]
+    assert told(0.00012345, 123.456) == ["0.0001234", "123.5"]
+
+
+def test_equal_results_share_a_rank() -> None:
+    memory = SearchMemory()
+    for genes, value in zip(product(range(3), repeat=4), (3.0, 5.0, 3.0, 1.0), strict=False):
+        memory = memory.told(attempt(FREE, MACRO.architecture(genes), value))
+    prompt = render(LLMProposer(), FREE, memory, asked=1)[-1].content
+    assert prompt.count("val_accuracy 3 (ranks 2 to 3, equal, of 4);") == 2
+    assert "val_accuracy 5 (rank 1 of 4);" in prompt
+    assert "val_accuracy 1 (rank 4 of 4);" in prompt
+
+
+def test_the_cost_of_a_result_is_told_once() -> None:
+    cost = MACRO.cost_of(MACRO.largest)
+    metrics = {"val_accuracy": 90.0, "params": float(cost.params), "macs": float(cost.macs)}
+    past = Attempt(MACRO.largest, (90.0,), cost, metrics=metrics)
+    prompt = render(LLMProposer(), FREE, SearchMemory(earlier=(past,)), asked=1)[-1].content
+    (line,) = [line for line in prompt.splitlines() if "val_accuracy 90" in line]
+    assert line.endswith(f": val_accuracy 90; params {cost.params:,}, MACs {cost.macs:,}")
 
 
 def test_all_that_was_tried_is_told_while_there_is_room() -> None:

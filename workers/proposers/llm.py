@@ -41,6 +41,7 @@ from workers.proposers.prompting import (
     render_principles,
     render_repair,
     result,
+    significant,
     violation,
 )
 from workers.proposers.proposer import Problem, Proposal, ProposalRejected, Proposer, SearchOver
@@ -270,7 +271,7 @@ def judge(problem: Problem, memory: SearchMemory, also_taken: Sequence[Architect
     accepted = []
     rejected = [Rejection(fault) for fault in parsed.faults]
     for suggestion in parsed.suggestions:
-        reason = refusal(problem, memory, also_taken, suggestion.arch)
+        reason = refusal(problem, memory, also_taken, suggestion)
         if reason:
             rejected.append(Rejection(reason, suggestion.arch.key))
         else:
@@ -279,16 +280,20 @@ def judge(problem: Problem, memory: SearchMemory, also_taken: Sequence[Architect
 
 
 def refusal(
-    problem: Problem, memory: SearchMemory, also_taken: Sequence[Architecture], arch: Architecture
+    problem: Problem, memory: SearchMemory, also_taken: Sequence[Architecture], suggestion: Suggestion
 ) -> str:
     """Why this design cannot be tried, for the model to read; empty where it can."""
+    arch = suggestion.arch
     name = show(problem.space, arch)
+    if suggestion.written:
+        name = f"{suggestion.written}, the same network as {name},"
     if arch in also_taken:
         return f"{name} is accepted already"
     if memory.seen(arch):
         for number, attempt in enumerate(memory.attempts, 1):
             if attempt.arch == arch:
-                return f"{name} was tried before, as #{number}: {result(problem, attempt)}"
+                came = result(problem, attempt, significant(problem, memory.attempts))
+                return f"{name} was tried before, as #{number}: {came}"
         return f"{name} is being tried now"
     broken = violation(problem, arch)
     return f"{name} is outside the budget: {broken}" if broken else ""

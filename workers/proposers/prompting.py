@@ -1,24 +1,28 @@
 """Prompts: pure functions from a problem and its memory to messages, with the prose in `prompts/*.md`.
 
 The order of a prompt follows what was found to help: problem, budget with exact costs, principles, earlier
-searches, then the best results in ascending order so that the best stands last (OPRO, arXiv 2309.03409),
-good results of other sizes, the newest, failures with their reasons, and what must not be repeated.
+searches, then the best results in ascending order so that the best stands last (OPRO, arXiv 2309.03409; the
+Pareto front where there are several objectives), good results of other sizes, the newest, failures with their
+reasons, and what must not be repeated.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
 from search_spaces.text import clean, describe, json_objects, show
 from server.store.specs import Goal, LLMProposer, Objective
 from workers.llm import Message, count_prompt_tokens
 from workers.memory import Attempt, SearchMemory, ranked
+from workers.proposers.dominance import crowding, fronts
 from workers.proposers.proposer import Problem
 
 TEMPLATES = Path(__file__).parent / "prompts"
@@ -28,6 +32,7 @@ MAX_PRINCIPLE = 300  # characters
 MAX_NOTE = 160  # characters of a rationale or a reason that are shown again
 MAX_FORGOTTEN = 100  # designs that a conversation has dropped and that are listed again
 MAX_METRICS = 6  # shown with a result, beside its objectives
+LEAST_DIGITS, MOST_DIGITS = 4, 7  # significant ones of a value: as many as tell results apart
 TIMES = (
     "seconds",
     "_s",
@@ -86,7 +91,7 @@ def render(
 
     def messages(sizes: Sizes) -> list[Message]:
         view = _problem_view(problem, memory, sizes) | _memory_view(problem, memory, sizes)
-        view |= {"principles": list(map(str, principles)), **_request_view(problem.space, asked)}
+        view |= {"principles": list(map(str, principles)), **_request_view(problem, asked)}
         return [Message("system", _fill("system.md")), Message("user", _fill(f"{spec.prompt}.md", **view))]
 
     if spec.history == "none":
@@ -107,25 +112,29 @@ def render_follow_up(
 
     Designs that `past` no longer mentions are listed, so that they are not proposed again.
     """
-    numbered = _numbers(memory)
-    best = memory.best()
+    best = _front(memory.scored) if len(problem.objectives) > 1 else memory.best()
+    best = _spread(best, Sizes().top)
+    results = memory.attempts[told:]
+    entry = _entries(problem, memory, (*results, *best), ranks={})
     said = "\n".join(message.content for message in past)
     before = [show(problem.space, attempt.arch) for attempt in memory.attempts[:told]]
     forgotten = [shown for shown in before if shown not in said]
     view = {
-        "results": [_entry(problem, attempt, numbered) for attempt in memory.attempts[told:]],
+        "results": [entry(attempt) for attempt in results],
         "objectives": _objectives(problem),
-        "best": _entry(problem, best[0], numbered) if best else "",
+        "best": [entry(attempt) for attempt in best],
+        "several": len(problem.objectives) > 1,
         "taken": [*(show(problem.space, arch) for arch in memory.pending), *forgotten[-MAX_FORGOTTEN:]],
         "batch": asked,
     }
     return Message("user", _fill("follow_up.md", **view))
 
 
-def _request_view(space: SearchSpace, asked: int) -> dict[str, Any]:
-    choices = ", ".join(f'"{choice.name}": <option>' for choice in space.choices)
+def _request_view(problem: Problem, asked: int) -> dict[str, Any]:
+    choices = ", ".join(f'"{choice.name}": <option>' for choice in problem.space.choices)
     candidate = f'{{"rationale": "<why this design>", "architecture": {{{choices}}}}}'
-    return {"batch": asked, "form": f'{{"candidates": [{candidate}]}}'}
+    form = f'{{"candidates": [{candidate}]}}'
+    return {"batch": asked, "form": form, "several": len(problem.objectives) > 1}
 
 
 def _fitting(messages: Callable[[Sizes], list[Message]], tokens: int) -> list[Message]:
@@ -210,9 +219,9 @@ def _problem_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[
 
 
 def _memory_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[str, Any]:
-    numbered = _numbers(memory)
-    order = ranked(memory.scored)
-    top = order[: sizes.top]
+    several = len(problem.objectives) > 1
+    order = _front(memory.scored) if several else ranked(memory.scored)
+    top = _spread(order, sizes.top) if several else order[: sizes.top]
     diverse = _of_other_sizes(memory, top)[: sizes.diverse]
     shown = {attempt.arch for attempt in (*top, *diverse)}
     recent = [attempt for attempt in memory.scored if attempt.arch not in shown]
@@ -221,18 +230,21 @@ def _memory_view(problem: Problem, memory: SearchMemory, sizes: Sizes) -> dict[s
     shown |= {attempt.arch for attempt in (*recent, *failed)}
     rest = [attempt.arch for attempt in reversed(memory.attempts) if attempt.arch not in shown]
     taken = [*memory.pending, *rest][: sizes.taken]
-    earlier = reversed(ranked(memory.earlier)[: sizes.earlier])
-
-    def entries(attempts: Iterable[Attempt]) -> list[str]:
-        return [_entry(problem, attempt, numbered) for attempt in attempts]
-
+    before = _front(memory.earlier) if several else ranked(memory.earlier)
+    earlier = _spread(before, sizes.earlier) if several else before[: sizes.earlier]
+    shown_values = (*top, *diverse, *recent, *earlier)
+    entry = _entries(problem, memory, shown_values, ranks={} if several else _ranks(memory))
+    past = _entries(problem, SearchMemory(), shown_values, ranks={})
     return {
         "count": len(memory.attempts),
-        "top": entries(reversed(top)),
-        "diverse": entries(reversed(diverse)),
-        "recent": entries(recent),
-        "failed": entries(failed),
-        "earlier": [_entry(problem, past, {}) for past in earlier],
+        "several": several,
+        "lead": problem.objectives[0].metric,
+        "front": len(order),
+        "top": [entry(attempt) for attempt in reversed(top)],
+        "diverse": [entry(attempt) for attempt in reversed(diverse)],
+        "recent": [entry(attempt) for attempt in recent],
+        "failed": [entry(attempt) for attempt in failed],
+        "earlier": [past(attempt) for attempt in reversed(earlier)],
         "taken": [show(problem.space, arch) for arch in taken],
     }
 
@@ -244,6 +256,37 @@ def _of_other_sizes(memory: SearchMemory, top: Sequence[Attempt]) -> list[Attemp
     best = [ranked(by_size[low:high])[:1] for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
     known = {attempt.arch for attempt in top}
     return ranked(attempt for niche in best for attempt in niche if attempt.arch not in known)
+
+
+def _front(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those that none of the others beats, the violation first: the highest of the first objective first."""
+    order = ranked(attempts)
+    least = [attempt for attempt in order if attempt.violation == order[0].violation]
+    if not least:
+        return []
+    scores = np.array([attempt.scores for attempt in least])
+    return [least[index] for index in fronts(scores, until=1)[0]]
+
+
+def _spread(front: Sequence[Attempt], count: int) -> list[Attempt]:
+    """At most `count` of a front, in its order: the ends of every objective first, then the loneliest."""
+    if len(front) <= count:
+        return list(front)
+    distance = crowding(np.array([attempt.scores for attempt in front]))
+    kept = np.argsort(-distance, kind="stable")[:count]
+    return [front[index] for index in sorted(kept)]
+
+
+def _ranks(memory: SearchMemory) -> dict[Architecture, str]:
+    """The place of every result, equal results sharing theirs; none where there is nothing to compare."""
+    order = ranked(memory.scored)
+    ranks: dict[Architecture, str] = {}
+    for _, equal in groupby(enumerate(order, 1), key=lambda at: (at[1].violation, at[1].score)):
+        tied = list(equal)
+        first, last = tied[0][0], tied[-1][0]
+        place = f"rank {first}" if first == last else f"ranks {first} to {last}, equal,"
+        ranks |= {attempt.arch: f"{place} of {len(order)}" for _, attempt in tied}
+    return ranks if len(order) > 1 else {}
 
 
 def _numbers(memory: SearchMemory) -> dict[Architecture, int]:
@@ -260,13 +303,28 @@ def _better(objective: Objective) -> str:
     return "higher" if objective.goal is Goal.MAXIMIZE else "lower"
 
 
-def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, int]) -> str:
-    """One result on one line: number, design, objectives or failure, cost, other metrics, rationale."""
-    number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
+def _entries(
+    problem: Problem, memory: SearchMemory, shown: Sequence[Attempt], *, ranks: Mapping[Architecture, str]
+) -> Callable[[Attempt], str]:
+    """Writes attempts of a memory as lines, with as many digits as tell apart what is `shown`."""
+    numbered, digits = _numbers(memory), significant(problem, shown)
+
+    def write(attempt: Attempt) -> str:
+        number = f"#{numbered[attempt.arch]} " if attempt.arch in numbered else ""
+        rank = f" ({ranks[attempt.arch]})" if attempt.arch in ranks else ""
+        return f"{number}{_entry(problem, attempt, digits, rank)}"
+
+    return write
+
+
+def _entry(problem: Problem, attempt: Attempt, digits: Sequence[int], rank: str) -> str:
+    """One result on one line: design, objectives or failure, rank, cost, other metrics, rationale."""
     cost = f"params {attempt.cost.params:,}, MACs {attempt.cost.macs:,}"
     baseline = " (the baseline)" if attempt.arch == problem.space.baseline else ""
-    parts = [f"{number}{show(problem.space, attempt.arch)}{baseline}: {result(problem, attempt)}", cost]
-    others = sorted(set(attempt.metrics) - {objective.metric for objective in problem.objectives})
+    came = result(problem, attempt, digits)
+    parts = [f"{show(problem.space, attempt.arch)}{baseline}: {came}{rank}", cost]
+    said = {"params", "macs", *(objective.metric for objective in problem.objectives)}
+    others = sorted(set(attempt.metrics) - said)
     others = [name for name in others if not name.endswith(TIMES) or name in problem.measured][:MAX_METRICS]
     if others:
         parts.append(", ".join(f"{name} {_number(attempt.metrics[name])}" for name in others))
@@ -275,13 +333,28 @@ def _entry(problem: Problem, attempt: Attempt, numbered: Mapping[Architecture, i
     return "; ".join(parts)
 
 
-def result(problem: Problem, attempt: Attempt) -> str:
+def significant(problem: Problem, attempts: Iterable[Attempt]) -> list[int]:
+    """For every objective the fewest digits that tell the attempts' values apart, within bounds."""
+    scores = [attempt.scores for attempt in attempts if attempt.scores is not None]
+    if not scores:
+        return [LEAST_DIGITS for _ in problem.objectives]
+
+    def told(column: Sequence[float], digits: int) -> int:
+        return len({_number(value, digits) for value in column})
+
+    return [
+        next(n for n in range(LEAST_DIGITS, MOST_DIGITS + 1) if told(column, n) == told(column, MOST_DIGITS))
+        for column in zip(*scores, strict=True)
+    ]
+
+
+def result(problem: Problem, attempt: Attempt, digits: Sequence[int]) -> str:
     """What came of an attempt: the objectives by their names, or why it failed."""
     if attempt.scores is None:
         return f"failed ({_line(attempt.note, MAX_NOTE) or 'no reason given'})"
     told = ", ".join(
-        f"{objective.metric} {_number(objective.score(score))}"  # the score of a score is the metric's value
-        for objective, score in zip(problem.objectives, attempt.scores, strict=True)
+        f"{objective.metric} {_number(objective.score(score), n)}"  # the score of a score is the value
+        for objective, score, n in zip(problem.objectives, attempt.scores, digits, strict=True)
     )
     broken = f" (breaks a bound by {attempt.violation:.1%})" if attempt.violation else ""
     return told + broken
@@ -374,8 +447,8 @@ def _label(name: str) -> str:
 # -------------------------------------------------------------------- words
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float, digits: int = LEAST_DIGITS) -> str:
+    return f"{value:.{digits}g}"
 
 
 def _line(text: str, limit: int) -> str:
