@@ -7,6 +7,7 @@ import search_spaces
 from search_spaces.space import Architecture
 from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
+from server.store.methods import COSTS, check_objectives
 from server.store.records import NotFound
 from server.store.specs import (
     DiffusionEvaluation,
@@ -14,6 +15,7 @@ from server.store.specs import (
     PickedArchitecture,
     ResourcesSpec,
     SearchSpec,
+    TableEvaluation,
     TrainSpec,
     speaker,
     trains,
@@ -51,6 +53,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     )
     talks = speaker(spec.config.proposer) is not None
     signature = _signature(setup)
+    _check_columns(spec, setup)
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)
@@ -79,6 +82,17 @@ def _watched(spec: SearchSpec) -> Watch | None:
         return None
     lead = spec.objectives[0]
     return Watch(lead.metric, lead.goal is Goal.MAXIMIZE)
+
+
+def _check_columns(spec: SearchSpec, setup: TrialSetup) -> None:
+    """Raises ValueError where the operator's own table has no column of an objective's name."""
+    if not isinstance(spec.config.evaluator, TableEvaluation):
+        return
+    from workers.evaluators.table import TableEvaluator
+
+    evaluator = evaluator_of(setup)
+    assert isinstance(evaluator, TableEvaluator)
+    check_objectives(spec.objectives, (*evaluator.metrics, *COSTS))
 
 
 def _signature(setup: TrialSetup) -> str:

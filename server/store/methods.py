@@ -11,7 +11,7 @@ from search_spaces.space import Architecture, Bound, InvalidArchitecture, Search
 from server.store.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from server.store.specs import SearchSpec, TrainSpec
+    from server.store.specs import Objective, SearchSpec, TrainSpec
 
 T = TypeVar("T")
 
@@ -97,6 +97,8 @@ class TrainMethod:
     architecture: Mapping[str, Any]
     dataset: str
     objectives: Sequence[Mapping[str, str]]
+    metrics: tuple[str, ...]
+    """What the trained network is measured by."""
     on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -108,6 +110,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
         architecture={"named": "iddpm-cifar10"},
         dataset="cifar10",
         objectives=[{"metric": "fid", "goal": "minimize"}],
+        metrics=("fid", "kid", "loss", "mse"),
         on={
             "digits": {
                 **{"steps": 3000, "learning_rate": 2e-3, "timesteps": 1000, "ema": 0.995, "clip": 1.0},
@@ -122,6 +125,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
         architecture={"space": "nasbench-macro", "key": find("nasbench-macro").largest.key},
         dataset="cifar10",
         objectives=[{"metric": "test_accuracy", "goal": "maximize"}],
+        metrics=("val_accuracy", "val_loss", "test_accuracy", "test_loss"),
         on={"digits": {"epochs": 30, "batch": 64}},
     ),
 }
@@ -143,6 +147,14 @@ OBJECTIVES: dict[str, list[dict[str, str]]] = {
     "train": [{"metric": "val_accuracy", "goal": "maximize"}],
     "cost": [{"metric": "score", "goal": "maximize"}],
 }
+# All that an evaluator measures; a table of one's own has its columns. Every search knows the costs besides.
+METRICS: dict[str, tuple[str, ...]] = {
+    "diffusion": ("rfid", "fid", "kid", "val_loss", "train_loss"),
+    "table": ("val_accuracy",),
+    "train": ("val_accuracy", "val_loss", "train_loss"),
+    "cost": ("score",),
+}
+COSTS = ("params", "macs", "latency_ms")
 
 
 def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +222,7 @@ def check_training(spec: "TrainSpec", space_name: str) -> None:
     space, tag = _space(space_name), TRAIN_METHODS[spec.method].tag
     if spec.config.recipe.kind != spec.method:
         raise ValueError(f"config.recipe: {spec.config.recipe.kind!r} is no recipe of {spec.method!r}")
+    check_objectives(spec.objectives, TRAIN_METHODS[spec.method].metrics)
     if tag not in space.tags:
         raise ValueError(f"architecture: {spec.method!r} trains no networks of space {space.name!r}")
     shape = None if spec.dataset is None else DATASETS[spec.dataset].shape
@@ -242,6 +255,7 @@ def check_search(spec: "SearchSpec") -> None:
             f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
             f"choose one of {_evaluators_of(space)}"
         )
+    check_objectives(spec.objectives, None if own_table else (*METRICS[evaluator], *COSTS))
     if spec.config.trials.early_stopping != "none" and evaluator not in ("diffusion", "train"):
         raise ValueError(f"config.trials.early_stopping: {evaluator!r} trains nothing that could be stopped")
     shape = DATASETS[spec.dataset].shape
@@ -260,6 +274,16 @@ def check_search(spec: "SearchSpec") -> None:
     if not spec.config.baseline and any(objective.metric == "rfid" for objective in spec.objectives):
         raise ValueError("objectives: 'rfid' is relative to a baseline: set config.baseline, or use 'fid'")
     _check_limits(spec, space)
+
+
+def check_objectives(objectives: Sequence["Objective"], measured: Sequence[str] | None) -> None:
+    """Raises ValueError for what is asked for twice, or not `measured`; None where that is not known yet."""
+    asked = [objective.metric for objective in objectives]
+    if twice := sorted({metric for metric in asked if asked.count(metric) > 1}):
+        raise ValueError(f"objectives: {twice[0]!r} stands there twice")
+    for metric in asked:
+        if measured is not None and metric not in measured:
+            raise ValueError(f"objectives: nothing measures {metric!r} here; choose from {list(measured)}")
 
 
 def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:

@@ -1,6 +1,7 @@
 """Job specifications: any JSON is one or is refused, and a complete one stays as it is."""
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -155,6 +156,29 @@ def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits()
     assert (small["steps"], small["learning_rate"]) == (150, 3e-3)
     assert (large["steps"], large["learning_rate"], large["timesteps"]) == (20_000, 3e-4, 4000)
     assert (large["images"], large["sampling_steps"]) == (5000, 50)
+
+
+@pytest.mark.parametrize(
+    ("request_", "word"),
+    [
+        (
+            {"objectives": [{"metric": "banana"}]},
+            "nothing measures 'banana' here; choose from ['rfid', 'fid'",
+        ),
+        (
+            {"space": "nasbench201", "objectives": [{"metric": "test_accuracy"}]},
+            "choose from ['val_accuracy'",
+        ),
+        ({"objectives": [{"metric": "fid"}, {"metric": "fid"}]}, "'fid' stands there twice"),
+        (
+            {"kind": "train", "method": "supervised", "objectives": [{"metric": "fid"}]},
+            "choose from ['val_accuracy'",
+        ),
+    ],
+)
+def test_an_objective_that_nothing_measures_is_refused(request_: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(word)):
+        JOB.validate_python(request_)
 
 
 @pytest.mark.parametrize("side", [5, 16])

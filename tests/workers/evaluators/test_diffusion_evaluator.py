@@ -14,6 +14,7 @@ from models import build
 from models.inception import Inception
 from search_spaces import SPACES
 from search_spaces.space import Architecture, Decoded, ModelSpec
+from server.store.methods import METRICS
 from server.store.specs import DiffusionEvaluation
 from workers.evaluators import make_evaluator
 from workers.evaluators.diffusion import VAL_IMAGES, VAL_TIMES, DiffusionEvaluator
@@ -52,6 +53,7 @@ def test_an_evaluation_gives_every_metric_and_its_files(digits_cache: Path, tmp_
     )
     assert set(made.metrics) == {"fid", "kid", "val_loss", "train_loss"}
     assert made.relative == {"rfid": "fid"}
+    assert {*made.metrics, *made.relative} == set(METRICS["diffusion"])  # what a request may ask for
     assert made.metrics["fid"] > 0
     assert made.device_seconds > 0
     assert [step for step, _ in reports] == [1, 2, 3]
