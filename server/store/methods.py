@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces import NAMED, SPACES, every, find
-from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
+from search_spaces.space import Architecture, Bound, Cost, InvalidArchitecture, SearchSpace
 from server.store.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -294,17 +294,27 @@ def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:
     for arch in _examples(space):
         cost = space.cost_of(arch)
         values = {name: getattr(cost, name) for name in limits}
-        if all(bound.excess(values[name]) == 0 for name, bound in limits.items()):
+        if _within(limits, cost):
             return
         for name, value in values.items():
             seen[name].append(value)
-    if all(_reaches(bound, seen[name]) for name, bound in limits.items()):
-        return  # a window between the points seen, however narrow: a search walks into it
+    if space.enumerable:
+        if any(_within(limits, space.cost_of(arch)) for arch in space.listed):
+            return
+        shown = f"of all {len(space.listed):,}"
+    else:
+        if all(_reaches(bound, seen[name]) for name, bound in limits.items()):
+            return  # a window between the points seen, however narrow: a search walks into it
+        shown = f"as {FEASIBILITY_DRAWS} random ones show"
     ranges = ", ".join(f"{name} {min(values):,} to {max(values):,}" for name, values in seen.items())
     raise ValueError(
-        f"constraints: no architecture of {space.name!r} meets them, as {FEASIBILITY_DRAWS} random ones show "
-        f"(seen: {ranges}); widen the limits"
+        f"constraints: no architecture of {space.name!r} meets them, {shown} (seen: {ranges}); "
+        "widen the limits"
     )
+
+
+def _within(limits: Mapping[str, Bound], cost: Cost) -> bool:
+    return all(bound.excess(getattr(cost, name)) == 0 for name, bound in limits.items())
 
 
 def _reaches(bound: Bound, values: Sequence[float]) -> bool:

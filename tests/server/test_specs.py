@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -179,6 +180,16 @@ def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits()
 def test_an_objective_that_nothing_measures_is_refused(request_: dict[str, Any], word: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(word)):
         JOB.validate_python(request_)
+
+
+def test_constraints_on_a_space_that_can_be_listed_are_judged_exactly() -> None:
+    counts = sorted({SPACES["nasbench201"].cost_of(arch).params for arch in SPACES["nasbench201"].listed})
+    low, high = next((low, high) for low, high in pairwise(counts) if high - low > 2)
+    between = {"space": "nasbench201", "constraints": {"params": {"min": low + 1, "max": high - 1}}}
+    with pytest.raises(ValidationError, match="no architecture of 'nasbench201' meets them, of all 5,260"):
+        SearchSpec.model_validate(between)
+    for count in (low, high):
+        SearchSpec.model_validate({**between, "constraints": {"params": {"min": count, "max": count}}})
 
 
 @pytest.mark.parametrize("side", [5, 16])

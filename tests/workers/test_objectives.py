@@ -16,7 +16,6 @@ from server.store.states import JobState
 from server.store.store import Store
 from tests.workers.searches import ran
 from workers.latency import latency_ms
-from workers.proposers.region import every
 from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]
@@ -29,7 +28,7 @@ def settings(tmp_path: Path) -> WorkerSettings:
     tables.mkdir(parents=True)
     rows = [
         {"key": arch.key, "val_accuracy": 50.0 + sum(arch.genes), "latency_ms": 2.0 + number}
-        for number, arch in enumerate(every(SPACE))
+        for number, arch in enumerate(SPACE.listed)
     ]
     (tables / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return WorkerSettings(data_dir=tmp_path / "var", data_root=tmp_path / "data", device="cpu")
