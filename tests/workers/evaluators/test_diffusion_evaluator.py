@@ -175,6 +175,11 @@ def test_a_lost_trial_goes_on_from_its_checkpoint(
 
     with pytest.raises(Lost):
         evaluator(digits_cache, spec).evaluate(Trial(SMALL, 0, tmp_path / "lost"), lose)
+    other: list[int] = []  # of a job that trains the same network now
+    evaluator(digits_cache, spec).evaluate(
+        Trial(SMALL, 0, tmp_path / "other", id="other"), lambda step, metrics: other.append(step)
+    )
+    assert other[0] == 1
     steps: list[int] = []
     again = evaluator(digits_cache, spec).evaluate(
         Trial(SMALL, 0, tmp_path / "again"), lambda step, metrics: steps.append(step)
