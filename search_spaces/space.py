@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ Genes = tuple[int, ...]
 Decoded = Mapping[str, Option]
 
 MANY = 20  # options that a message still lists one by one
+ENUMERABLE = 20_000  # codes; spaces up to this size can be listed
 SAMPLE_TRIES = 1000  # draws before a space is declared (nearly) empty
 
 
@@ -225,6 +227,17 @@ class SearchSpace:
             if child is not None:
                 return child
         return left
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether the space is small enough to be listed."""
+        return self.size <= ENUMERABLE
+
+    @cached_property
+    def listed(self) -> tuple[Architecture, ...]:
+        """All architectures of an enumerable space, in the order of their first code."""
+        codes = product(*(range(len(choice.options)) for choice in self.choices))
+        return tuple(dict.fromkeys(arch for genes in codes if (arch := self._try(genes)) is not None))
 
     def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
         """Every other point one gene away, each once, in a fixed order."""

@@ -8,6 +8,7 @@ import search_spaces
 from search_spaces.space import Architecture
 from server.store import memory, views
 from server.store.claim import Claim, NewCandidate
+from server.store.methods import COSTS, check_objectives
 from server.store.records import NotFound
 from server.store.specs import (
     DiffusionEvaluation,
@@ -53,6 +54,8 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
     )
     talks = speaker(spec.config.proposer) is not None
     evaluator, signature = evaluator_of(setup), measured_as(setup)
+    if isinstance(evaluator, TableEvaluator):  # an operator's own has columns of its own
+        check_objectives(spec.objectives, (*evaluator.metrics, *COSTS))
     earlier = memory.earlier(claim.store, claim.job, signature, spec.config.warm_start)
     limits, measured = spec.constraints.limits(), spec.constraints.measured()
     problem = Problem(space, limits, spec.objectives, measured)

@@ -232,7 +232,7 @@ def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
     with tempfile.TemporaryDirectory(prefix="archsmith-") as scratch:
         folder, checkpoint = Path(scratch) / "kept", Path(scratch) / CHECKPOINT
         folder.mkdir()
-        trial = Trial(task.arch, task.seed, folder, keep=keep)
+        trial = Trial(task.arch, task.seed, folder, keep=keep, id=task.id)
         if setup.trains:
             artifacts.fetch(f"{place}/{CHECKPOINT}", checkpoint)
             trial = replace(trial, checkpoint=CheckpointFile(checkpoint, saved))

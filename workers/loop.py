@@ -186,6 +186,8 @@ class _Loop:
                     self._flush()
                     if self.beat.request is Request.PAUSE:
                         return JobState.PAUSED, ""
+                    if not over:
+                        self._check_any_fit()
                     return JobState.SUCCEEDED, over or self.state.last_word or NOTHING_MORE
                 if self.asked is not None and not self.state.flying:
                     wait([self.asked], timeout=POLL_SECONDS)
@@ -197,6 +199,16 @@ class _Loop:
     def _busy(self) -> bool:
         """Whether what is paid for has no end on record yet: a trial, or the proposer's question."""
         return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
+
+    def _check_any_fit(self) -> None:
+        """Raises SearchFailed where constraints left nothing to try, but for the baseline."""
+        limits = self.spec.constraints.limits()
+        tried = self.state.begun - any(a.origin == "baseline" for a in self.state.memory.attempts)
+        if limits and not tried and not self.state.last_word:
+            raise SearchFailed(
+                f"no architecture of {self.search.space.name!r} was found that keeps the constraints on "
+                f"{' and '.join(limits)}; widen them"
+            )
 
     def _withdraw(self) -> None:
         """What has not started does not start any more. On record it is put aside when the job stops."""
@@ -576,8 +588,8 @@ def _metrics(row: Candidate) -> dict[str, float]:
 
 
 def incumbent(claim: Claim) -> dict[str, Any]:
-    """The incumbent, for the job's row."""
+    """The incumbent, for the job's row. A `violation` above 0 says that it breaks a constraint, as all do."""
     best = views.best(claim.store, claim.job.id)
     if best is None:
         return {"best": None}
-    return {"best": best.id, "metrics": best.metrics, "key": best.key}
+    return {"best": best.id, "metrics": best.metrics, "key": best.key, "violation": best.violation}

@@ -53,6 +53,8 @@ class Trial:
     checkpoint: CheckpointFile = CheckpointFile()
     donor: tuple[Architecture, Path] | None = None
     """A network that was measured before, and the file of its weights: for who starts from them."""
+    id: str = ""
+    """The same for every try of one trial, and no other's."""
 
 
 @dataclass(frozen=True, slots=True)

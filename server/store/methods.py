@@ -7,11 +7,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces import NAMED, SPACES, every, find
-from search_spaces.space import Architecture, Bound, InvalidArchitecture, SearchSpace
+from search_spaces.space import Architecture, Bound, Cost, InvalidArchitecture, SearchSpace
 from server.store.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from server.store.specs import SearchSpec, TrainSpec
+    from server.store.specs import Objective, SearchSpec, TrainSpec
 
 T = TypeVar("T")
 
@@ -100,6 +100,8 @@ class TrainMethod:
     architecture: Mapping[str, Any]
     dataset: str
     objectives: Sequence[Mapping[str, str]]
+    metrics: tuple[str, ...]
+    """What the trained network is measured by."""
     on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -111,6 +113,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
         architecture={"named": "iddpm-cifar10"},
         dataset="cifar10",
         objectives=[{"metric": "fid", "goal": "minimize"}],
+        metrics=("fid", "kid", "loss", "mse"),
         on={
             "digits": {
                 **{"steps": 3000, "learning_rate": 2e-3, "timesteps": 1000, "ema": 0.995, "clip": 1.0},
@@ -125,6 +128,7 @@ TRAIN_METHODS: dict[str, TrainMethod] = {
         architecture={"space": "nasbench-macro", "key": find("nasbench-macro").largest.key},
         dataset="cifar10",
         objectives=[{"metric": "test_accuracy", "goal": "maximize"}],
+        metrics=("val_accuracy", "val_loss", "test_accuracy", "test_loss"),
         on={"digits": {"epochs": 30, "batch": 64}},
     ),
 }
@@ -147,6 +151,14 @@ OBJECTIVES: dict[str, list[dict[str, str]]] = {
     "train": [{"metric": "val_accuracy", "goal": "maximize"}],
     "cost": [{"metric": "score", "goal": "maximize"}],
 }
+# All that an evaluator measures; a table of one's own has its columns. Every search knows the costs besides.
+METRICS: dict[str, tuple[str, ...]] = {
+    "diffusion": ("rfid", "fid", "kid", "val_loss", "train_loss"),
+    "table": ("val_accuracy",),
+    "train": ("val_accuracy", "val_loss", "train_loss"),
+    "cost": ("score",),
+}
+COSTS = ("params", "macs", "latency_ms")
 
 
 def complete_search(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +230,7 @@ def check_training(spec: "TrainSpec", space_name: str) -> None:
     space, tag = _space(space_name), TRAIN_METHODS[spec.method].tag
     if spec.config.recipe.kind != spec.method:
         raise ValueError(f"config.recipe: {spec.config.recipe.kind!r} is no recipe of {spec.method!r}")
+    check_objectives(spec.objectives, TRAIN_METHODS[spec.method].metrics)
     if tag not in space.tags:
         raise ValueError(f"architecture: {spec.method!r} trains no networks of space {space.name!r}")
     shape = None if spec.dataset is None else DATASETS[spec.dataset].shape
@@ -250,6 +263,7 @@ def check_search(spec: "SearchSpec") -> None:
             f"config.evaluator: {evaluator!r} cannot measure space {space.name!r}; "
             f"choose one of {_evaluators_of(space)}"
         )
+    check_objectives(spec.objectives, None if own_table else (*METRICS[evaluator], *COSTS))
     if spec.config.trials.early_stopping != "none" and evaluator not in TRAINING:
         raise ValueError(f"config.trials.early_stopping: {evaluator!r} trains nothing that could be stopped")
     if spec.config.confirm is not None and evaluator not in TRAINING:
@@ -272,6 +286,16 @@ def check_search(spec: "SearchSpec") -> None:
     _check_limits(spec, space)
 
 
+def check_objectives(objectives: Sequence["Objective"], measured: Sequence[str] | None) -> None:
+    """Raises ValueError for what is asked for twice, or not `measured`; None where that is not known yet."""
+    asked = [objective.metric for objective in objectives]
+    if twice := sorted({metric for metric in asked if asked.count(metric) > 1}):
+        raise ValueError(f"objectives: {twice[0]!r} stands there twice")
+    for metric in asked:
+        if measured is not None and metric not in measured:
+            raise ValueError(f"objectives: nothing measures {metric!r} here; choose from {list(measured)}")
+
+
 def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:
     limits = spec.constraints.limits()
     if not limits:
@@ -280,17 +304,27 @@ def _check_limits(spec: "SearchSpec", space: SearchSpace) -> None:
     for arch in _examples(space):
         cost = space.cost_of(arch)
         values = {name: getattr(cost, name) for name in limits}
-        if all(bound.excess(values[name]) == 0 for name, bound in limits.items()):
+        if _within(limits, cost):
             return
         for name, value in values.items():
             seen[name].append(value)
-    if all(_reaches(bound, seen[name]) for name, bound in limits.items()):
-        return  # a window between the points seen, however narrow: a search walks into it
+    if space.enumerable:
+        if any(_within(limits, space.cost_of(arch)) for arch in space.listed):
+            return
+        shown = f"of all {len(space.listed):,}"
+    else:
+        if all(_reaches(bound, seen[name]) for name, bound in limits.items()):
+            return  # a window between the points seen, however narrow: a search walks into it
+        shown = f"as {FEASIBILITY_DRAWS} random ones show"
     ranges = ", ".join(f"{name} {min(values):,} to {max(values):,}" for name, values in seen.items())
     raise ValueError(
-        f"constraints: no architecture of {space.name!r} meets them, as {FEASIBILITY_DRAWS} random ones show "
-        f"(seen: {ranges}); widen the limits"
+        f"constraints: no architecture of {space.name!r} meets them, {shown} (seen: {ranges}); "
+        "widen the limits"
     )
+
+
+def _within(limits: Mapping[str, Bound], cost: Cost) -> bool:
+    return all(bound.excess(getattr(cost, name)) == 0 for name, bound in limits.items())
 
 
 def _reaches(bound: Bound, values: Sequence[float]) -> bool:

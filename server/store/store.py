@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, and_, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -28,6 +28,7 @@ from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point,
 
 Row = TypeVar("Row")
 
+WORKER_GONE = timedelta(minutes=10)  # a worker silent for so long was killed, or lost with its host
 MAX_CRASHES = 5  # a job that loses its process so often without any progress is at fault itself
 
 
@@ -385,7 +386,9 @@ class Store:
     # ---------------------------------------------------------------- workers
 
     def report_worker(self, worker: Worker) -> None:
+        """Puts a worker on record, and takes off those that were silent for so long that they are gone."""
         with self.writing() as session:
+            session.execute(delete(Worker).where(Worker.seen_at < now() - WORKER_GONE))
             session.merge(worker)
 
     def forget_worker(self, name: str) -> None:
@@ -395,8 +398,10 @@ class Store:
                 session.delete(known)
 
     def workers(self) -> list[Worker]:
+        """Those that have reported themselves, also silent ones until they are taken for gone."""
         with self.reading() as session:
-            return list(session.scalars(select(Worker).order_by(Worker.started_at)))
+            known = select(Worker).where(Worker.seen_at >= now() - WORKER_GONE)
+            return list(session.scalars(known.order_by(Worker.started_at)))
 
 
 def needs_nothing_more() -> ColumnElement[bool]:

@@ -28,8 +28,8 @@ from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
 from server.store.records import NotFound, new_id, now
 from server.store.specs import SearchSpec
 from server.store.states import ENDED, JOB_MOVES, CandidateState, IllegalMove, JobState, Request
-from server.store.store import MAX_CRASHES, IdempotencyConflict, Store
-from server.store.tables import Artifact, Event, Job, LLMCall
+from server.store.store import MAX_CRASHES, WORKER_GONE, IdempotencyConflict, Store
+from server.store.tables import Artifact, Event, Job, LLMCall, Worker
 
 LEASE = timedelta(hours=1)
 LAPSED = timedelta(seconds=-1)  # a lease that is over as soon as it is given
@@ -590,6 +590,19 @@ def test_a_later_event_is_not_seen_while_an_earlier_one_is_not_committed(store: 
             session.add(Event(job_id=job.id, at=now(), **first))
         second.result()
     assert [event.data["order"] for event in store.events(claim.job.id, after=after)] == ["first", "second"]
+
+
+# -------------------------------------------------------------------- workers
+
+
+def test_a_worker_that_was_killed_is_forgotten_in_time(store: Store) -> None:
+    at = now()
+    for name, seen in (("killed", at - WORKER_GONE), ("silent", at - WORKER_GONE / 2), ("alive", at)):
+        row = Worker(name=name, host="h", pid=1, slots=1, jobs={}, started_at=seen, seen_at=seen)
+        store.report_worker(row)
+    assert [worker.name for worker in store.workers()] == ["silent", "alive"]
+    with store.reading() as session:
+        assert set(session.scalars(select(Worker.name))) == {"silent", "alive"}
 
 
 # -------------------------------------------------------------------- submissions

@@ -1,7 +1,9 @@
 """Job specifications: any JSON is one or is refused, and a complete one stays as it is."""
 
 import json
+import re
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -181,6 +183,39 @@ def test_larger_unets_are_trained_longer_and_more_gently_than_those_for_digits()
     assert (small["steps"], small["learning_rate"]) == (150, 3e-3)
     assert (large["steps"], large["learning_rate"], large["timesteps"]) == (20_000, 3e-4, 4000)
     assert (large["images"], large["sampling_steps"]) == (5000, 50)
+
+
+@pytest.mark.parametrize(
+    ("request_", "word"),
+    [
+        (
+            {"objectives": [{"metric": "banana"}]},
+            "nothing measures 'banana' here; choose from ['rfid', 'fid'",
+        ),
+        (
+            {"space": "nasbench201", "objectives": [{"metric": "test_accuracy"}]},
+            "choose from ['val_accuracy'",
+        ),
+        ({"objectives": [{"metric": "fid"}, {"metric": "fid"}]}, "'fid' stands there twice"),
+        (
+            {"kind": "train", "method": "supervised", "objectives": [{"metric": "fid"}]},
+            "choose from ['val_accuracy'",
+        ),
+    ],
+)
+def test_an_objective_that_nothing_measures_is_refused(request_: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(word)):
+        JOB.validate_python(request_)
+
+
+def test_constraints_on_a_space_that_can_be_listed_are_judged_exactly() -> None:
+    counts = sorted({SPACES["nasbench201"].cost_of(arch).params for arch in SPACES["nasbench201"].listed})
+    low, high = next((low, high) for low, high in pairwise(counts) if high - low > 2)
+    between = {"space": "nasbench201", "constraints": {"params": {"min": low + 1, "max": high - 1}}}
+    with pytest.raises(ValidationError, match="no architecture of 'nasbench201' meets them, of all 5,260"):
+        SearchSpec.model_validate(between)
+    for count in (low, high):
+        SearchSpec.model_validate({**between, "constraints": {"params": {"min": count, "max": count}}})
 
 
 @pytest.mark.parametrize("side", [5, 16])

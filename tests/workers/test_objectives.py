@@ -11,11 +11,11 @@ import torch
 from search_spaces import SPACES
 from search_spaces.space import ModelSpec
 from server.store import views
+from server.store.methods import METRICS
 from server.store.states import JobState
 from server.store.store import Store
 from tests.workers.searches import ran
 from workers.latency import latency_ms
-from workers.proposers.region import every
 from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]
@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> WorkerSettings:
     tables.mkdir(parents=True)
     rows = [
         {"key": arch.key, "val_accuracy": 50.0 + sum(arch.genes), "latency_ms": 2.0 + number}
-        for number, arch in enumerate(every(SPACE))
+        for number, arch in enumerate(SPACE.listed)
     ]
     (tables / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return WorkerSettings(data_dir=tmp_path / "var", data_root=tmp_path / "data", device="cpu")
@@ -86,11 +86,28 @@ def test_latency_of_a_network_that_cannot_be_built_is_a_failure_with_a_word(
 
 
 def test_an_objective_that_nobody_measures_fails_with_those_there_are(
-    sqlite_store: Store, settings: WorkerSettings
+    sqlite_store: Store, settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(METRICS, "cost", ("score", "speed"))  # a promise that is not kept
     job = ran(sqlite_store, settings, {**CHEAP, "objectives": [{"metric": "speed"}]})
     assert job.state is JobState.FAILED
     assert "gave no 'speed'; it gives ['score']" in job.reason
+
+
+def test_a_column_that_the_operators_table_lacks_is_told_before_the_search(
+    sqlite_store: Store, settings: WorkerSettings
+) -> None:
+    job = ran(sqlite_store, settings, looked_up(objectives=[{"metric": "speed"}]))
+    assert job.state is JobState.FAILED
+    assert "nothing measures 'speed' here; choose from ['val_accuracy'" in job.reason
+    assert sqlite_store.candidates(job.id) == []
+
+
+def test_the_cost_evaluator_gives_what_a_request_may_ask_for(
+    sqlite_store: Store, settings: WorkerSettings
+) -> None:
+    job = ran(sqlite_store, settings, CHEAP)
+    assert set(sqlite_store.candidates(job.id)[0].metrics) == set(METRICS["cost"])
 
 
 @pytest.mark.parametrize("name", ["unet-8", "macro-8"])

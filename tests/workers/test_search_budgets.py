@@ -217,6 +217,37 @@ def test_a_pause_that_is_taken_back_gives_the_waiting_trials_again(
     assert len(executor.asked) == 4
 
 
+class _Nothing:
+    """Finds no architecture that keeps the limits."""
+
+    def ask(self, memory: SearchMemory, count: int, rng: Random) -> list[Proposal]:
+        return []
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_search_that_finds_nothing_within_its_constraints_has_failed(
+    sqlite_store: Store, tmp_path: Path, baseline: bool
+) -> None:
+    request = {
+        "space": "unet-8",
+        "constraints": {"params": {"max": 60_000}},
+        "config": {"evaluator": {"kind": "cost"}, "baseline": baseline},
+    }
+    claim, executor = submitted(sqlite_store, request), FunctionExecutor(lambda task: {"score": 1.0})
+    search = composed(claim, WorkerSettings(data_dir=tmp_path), executor, trains=True)
+    with pytest.raises(SearchFailed, match="'unet-8' was found that keeps the constraints on params"):
+        run_search(claim, replace(search, proposer=_Nothing()), Beat(claim))
+    assert len(executor.asked) == baseline
+
+
+def test_the_result_says_that_the_best_breaks_a_constraint(sqlite_store: Store, tmp_path: Path) -> None:
+    for limit, violation in ((1e9, 0.0), (1.0, 1.0)):
+        request = budget(evaluations=2) | {"constraints": {"latency_ms": {"max": limit}}}
+        job, _ = searched(sqlite_store, tmp_path, lambda task: {"score": 1.0, "latency_ms": 2.0}, **request)
+        assert job.result is not None
+        assert job.result["violation"] == violation
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("grows", [False, True])
 def test_a_trial_that_the_cluster_cannot_hold_fails_the_search_or_is_waited_for(

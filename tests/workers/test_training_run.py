@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from search_spaces import find
 from server.store.claim import Claim, NewCandidate, Outcome
+from server.store.methods import TRAIN_METHODS
 from server.store.specs import ResourcesSpec, SearchSpec, TrainSpec
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
@@ -119,6 +120,7 @@ def test_a_train_job_trains_scores_and_keeps_its_network(
     assert job.result["best"] == row.id
     assert (row.key, row.origin, row.state) == (SMALLEST.key, "request", CandidateState.COMPLETED)
     assert row.scores == [-row.metrics["fid"]]
+    assert set(row.metrics) == set(TRAIN_METHODS["diffusion"].metrics)
     assert [point.step for point in sqlite_store.points(row.id)] == [1, 2, 3, 4, 5, 6]
     kept = sorted(artifact.name for artifact in sqlite_store.artifacts(job_id))
     networks = ["model.onnx", "model.safetensors"]
@@ -322,6 +324,7 @@ def test_a_classifier_is_trained_and_tested_once(sqlite_store: Store, settings: 
     (row,) = sqlite_store.candidates(job.id)
     assert row.scores == [row.metrics["test_accuracy"]]
     assert set(row.metrics) == {"test_accuracy", "test_loss", "val_accuracy", "val_loss"}
+    assert set(row.metrics) == set(TRAIN_METHODS["supervised"].metrics)
     curve = sqlite_store.points(row.id)
     assert [point.step for point in curve] == [1, 2]
     assert curve[-1].metrics["val_accuracy"] == row.metrics["val_accuracy"]

@@ -11,6 +11,7 @@ from search_spaces.space import Architecture
 from server.store.chains import UnfitResult
 from server.store.claim import Claim
 from server.store.memory import imported
+from server.store.methods import METRICS
 from server.store.records import NotFound
 from server.store.specs import SearchSpec
 from server.store.states import CandidateState
@@ -88,8 +89,10 @@ def test_another_seed_or_project_pays_for_itself(sqlite_store: Store, tmp_path: 
 
 
 def test_what_was_measured_without_this_objective_is_measured_again(
-    sqlite_store: Store, tmp_path: Path
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(METRICS, "cost", ("score", "speed"))
+
     def more(task: TrialTask) -> dict[str, float]:
         return {"score": 1.0, "speed": 2.0}
 

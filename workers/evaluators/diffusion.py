@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -171,12 +172,16 @@ class DiffusionEvaluator:
         return method, curve
 
     def _checkpoint(self, trial: Trial) -> Path:
-        """The file of this training, whoever runs it: a trial lost with its process goes on from there."""
-        identity = f"{self.signature} {trial.arch.key} {trial.seed}"
+        """The file of this trial, whoever runs it: one lost with its process goes on from there.
+
+        Jobs that train the same network at the same time have a file each.
+        """
+        identity = f"{self.signature} {trial.arch.key} {trial.seed} {trial.id}"
         folder = self.cache / "checkpoints"
         for file in folder.glob("*.pt"):
-            if file.stat().st_mtime < time.time() - CHECKPOINT_DAYS * 86_400:
-                file.unlink(missing_ok=True)  # of a trial that nobody took up again
+            with suppress(FileNotFoundError):  # its trial may end just now
+                if file.stat().st_mtime < time.time() - CHECKPOINT_DAYS * 86_400:
+                    file.unlink()  # of a trial that nobody took up again
         return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.pt"
 
     def _method(self, trial: Trial) -> Diffusion:

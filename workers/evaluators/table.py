@@ -26,6 +26,10 @@ class TableEvaluator:
         self.table = open_table(space, dataset, data_root, name=spec.table, protocol=spec.protocol)
         self.signature = f"table/{self.table.name}/{spec.protocol}-{self.table.digest}"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.table.searched
+
     def evaluate(self, trial: Trial, report: Report) -> Measurement:
         """Raises TrialFailed where the architecture is not in the table."""
         found = self.table.measured(trial.arch.genes)

@@ -56,6 +56,11 @@ class Table:
     rows: Mapping[Genes, int]
     columns: Mapping[str, Sequence[float]]
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The columns that a search may know."""
+        return tuple(name for name in self.columns if not name.startswith(REPORTED))
+
     def measured(self, genes: Genes) -> dict[str, float] | None:
         """What a search may know; None where the code is not in the table."""
         return self._values(genes, reported=False)

@@ -5,20 +5,18 @@ Every proposer stands on these few functions, so that limits and duplicates are 
 
 from collections.abc import Callable, Container, Iterator
 from functools import cached_property, lru_cache
-from itertools import product
 from random import Random
 
 from search_spaces.space import Architecture, Cost, Genes, InvalidArchitecture, SearchSpace
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem
 
-ENUMERABLE = 20_000  # codes; spaces up to this size can be listed
 DRAWS = 64  # uniform draws before a point is looked for another way
 WALKS = 8  # restarts of a walk into the feasible part
 STRIDES = 400  # single-gene changes tried in one walk
 CHILDREN = 50  # changes tried from one parent before giving it up
 KNOWN_COSTS = 65_536  # architectures whose cost is not counted twice
-SPACES_KEPT = 4  # spaces whose list and costs outlive a proposer
+SPACES_KEPT = 4  # spaces whose costs outlive a proposer
 
 
 class Taken:
@@ -68,12 +66,12 @@ class Region:
 
     @property
     def enumerable(self) -> bool:
-        return self.space.size <= ENUMERABLE
+        return self.space.enumerable
 
     @cached_property
     def all(self) -> tuple[Architecture, ...]:
         """Every feasible architecture of an enumerable space, in code order."""
-        points = every(self.space)
+        points = self.space.listed
         return tuple(arch for arch in points if not self.excess(arch)) if self.problem.limits else points
 
     def largest(self, rng: Random) -> Architecture | None:
@@ -188,13 +186,6 @@ class Region:
                 yield arch
         ends = (self.whole, (0,) * len(self.space.choices))
         yield from (arch for genes in ends if (arch := self.point(genes)) is not None)
-
-
-@lru_cache(maxsize=SPACES_KEPT)
-def every(space: SearchSpace) -> tuple[Architecture, ...]:
-    """All architectures of an enumerable space, in the order of their first code."""
-    codes = product(*(range(len(choice.options)) for choice in space.choices))
-    return tuple(dict.fromkeys(arch for genes in codes if (arch := _point(space, genes)) is not None))
 
 
 @lru_cache(maxsize=SPACES_KEPT)

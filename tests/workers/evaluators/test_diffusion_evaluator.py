@@ -14,6 +14,7 @@ from models import build
 from models.inception import Inception
 from search_spaces import NAMED, SPACES, find
 from search_spaces.space import Architecture, Decoded, ModelSpec
+from server.store.methods import METRICS
 from server.store.specs import DiffusionEvaluation, DiffusionRecipe
 from workers.evaluators import make_evaluator
 from workers.evaluators.diffusion import VAL_IMAGES, VAL_TIMES, DiffusionEvaluator, diffusion_method
@@ -53,6 +54,7 @@ def test_an_evaluation_gives_every_metric_and_its_files(digits_cache: Path, tmp_
     )
     assert set(made.metrics) == {"fid", "kid", "val_loss", "train_loss"}
     assert made.relative == {"rfid": "fid"}
+    assert {*made.metrics, *made.relative} == set(METRICS["diffusion"])  # what a request may ask for
     assert made.metrics["fid"] > 0
     assert made.device_seconds > 0
     assert [step for step, _ in reports] == [1, 2, 3]
@@ -174,6 +176,11 @@ def test_a_lost_trial_goes_on_from_its_checkpoint(
 
     with pytest.raises(Lost):
         evaluator(digits_cache, spec).evaluate(Trial(SMALL, 0, tmp_path / "lost"), lose)
+    other: list[int] = []  # of a job that trains the same network now
+    evaluator(digits_cache, spec).evaluate(
+        Trial(SMALL, 0, tmp_path / "other", id="other"), lambda step, metrics: other.append(step)
+    )
+    assert other[0] == 1
     steps: list[int] = []
     again = evaluator(digits_cache, spec).evaluate(
         Trial(SMALL, 0, tmp_path / "again"), lambda step, metrics: steps.append(step)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from models import build
 from search_spaces import SPACES
+from server.store.methods import METRICS
 from server.store.specs import TrainEvaluation
 from workers.evaluators import make_evaluator
 from workers.evaluators.train import TrainEvaluator
@@ -34,7 +35,7 @@ def test_a_few_epochs_beat_guessing_and_are_reported_one_by_one(tmp_path: Path) 
     made = evaluator(TrainEvaluation()).evaluate(
         Trial(ARCH, 0, tmp_path / "new"), lambda step, metrics: reports.append((step, dict(metrics)))
     )
-    assert set(made.metrics) == {"val_accuracy", "val_loss", "train_loss"}
+    assert set(made.metrics) == {"val_accuracy", "val_loss", "train_loss"} == set(METRICS["train"])
     assert made.metrics["val_accuracy"] > 90
     assert made.metrics["val_accuracy"] == reports[-1][1]["val_accuracy"]
     assert [step for step, _ in reports] == [1, 2, 3]
