@@ -42,7 +42,7 @@ def _job_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     """The first columns whole; the name, or what stands for it, has the room that is left."""
     rows = [(*_job_cells(job)[:4], job["name"] or f"{job['method']} on {job['space']}") for job in jobs]
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for title, column in zip(JOB_COLUMNS[:4], zip(*rows), strict=False):
+    for title, column in zip(JOB_COLUMNS, zip(*rows, strict=True), strict=False):
         table.add_column(title, no_wrap=True, min_width=max(map(len, (title, *column))))
     table.add_column("name", no_wrap=True, overflow="ellipsis")
     for job, (number, state, *rest) in zip(jobs, rows, strict=True):

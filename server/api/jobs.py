@@ -227,7 +227,7 @@ def logs(
     files: ArtifactsDep,
     lines: Annotated[int, Query(ge=1, le=10_000, description="how many of the last lines")] = 500,
 ) -> str:
-    """The last lines that the job's process, and those that it starts, have written; a few seconds old at most.
+    """The last lines that the job's process, and those that it starts, have written, seconds ago at most.
 
     Empty before it has started. What happened to a job, its events say; this is for what went wrong.
     """
