@@ -41,6 +41,9 @@ def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection)
 def run_job(claim: Claim, settings: WorkerSettings) -> None:
     """Drives one claimed job to an end. A bug here fails the job, not the worker."""
     started = time.monotonic()
+    log.info(
+        "job %s: attempt %d, a %s by %s", claim.job.id, claim.job.attempt, claim.job.kind, claim.job.method
+    )
     try:
         with heartbeat(claim) as beat:  # from here on: to compose a job takes seconds too
             _run(claim, beat, settings)

@@ -65,7 +65,7 @@ def progress(history: Sequence[HistoryPoint], objective: Axis) -> Figure:
         "data": [trace for trace in data if trace["x"]],
         "layout": layout,
         "note": _left_out(scored, shown, limits),
-        "empty": "" if scored or failed else "No candidate has ended yet.",
+        "empty": "" if scored or failed else "Nothing to draw: no candidate has ended.",
     }
 
 
@@ -148,7 +148,7 @@ def tradeoff(
         "layout": plain_layout(against.title, objective.title, limits)
         | {"shapes": [_limit_line(value) for value in (limit or {}).values() if value is not None]},
         "note": _left_out(scored, shown, limits),
-        "empty": "" if scored else "No candidate has been measured yet.",
+        "empty": "" if scored else "Nothing to draw: no candidate has been measured.",
     }
 
 
@@ -166,7 +166,7 @@ def volume(numbers: Sequence[int], values: Sequence[float]) -> Figure:
     return {
         "data": [] if none else [trace],
         "layout": layout,
-        "empty": "There is no front of two different results yet." if none else "",
+        "empty": "Nothing to draw: there are no two different results." if none else "",
     }
 
 
@@ -225,7 +225,11 @@ def curves(points: Sequence[Point], limit: int = CURVES) -> Figure:
                 "hovertemplate": f"step %{{x}}<br>{_template(name)} %{{y:.4g}}<extra></extra>",
             }
         )  # fmt: skip
-    return {"data": data, "layout": layout, "empty": "" if data else "Nothing has been reported yet."}
+    return {
+        "data": data,
+        "layout": layout,
+        "empty": "" if data else "Nothing to draw: nothing has been reported.",
+    }
 
 
 # -------------------------------------------------------------------- what they share

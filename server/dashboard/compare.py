@@ -119,7 +119,11 @@ def _figure(courses: Sequence[Course], traces: Sequence[Figure], x: str, y: str)
     layout = plain_layout(x, y)
     if x == "candidate":
         layout["xaxis"] |= whole_ticks([number for trace in data for number in trace["x"]])
-    return {"data": data, "layout": layout, "empty": "" if data else "No candidate has been measured yet."}
+    return {
+        "data": data,
+        "layout": layout,
+        "empty": "" if data else "Nothing to draw: no candidate has been measured.",
+    }
 
 
 def _steps(numbers: Sequence[int], values: Sequence[float | None]) -> Figure:

@@ -15,8 +15,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from server.app import create_app
 from server.settings import ServerSettings
 from server.store.claim import Claim
+from server.store.records import NewEvent, new_id, now
 from server.store.states import Request
 from server.store.store import Store
+from server.store.tables import LLMCall
 from tests.server.searches import architectures, begin_search, complete, fail, keep_samples, propose
 
 pytestmark = pytest.mark.browser
@@ -246,6 +248,25 @@ def test_a_request_is_written_refused_at_its_field_mended_and_submitted(served: 
     assert [job.name for job in served.store.jobs()] == ["from the browser"]
     page.get_by_role("link", name="Clone").click()
     expect(page.get_by_label("Request")).to_have_value(re.compile('"name": "from the browser"'))
+
+
+def test_an_open_list_of_calls_grows_as_the_model_is_called(
+    served: Served, page: Page, searched: Claim
+) -> None:
+    def call(key: str, words: str) -> LLMCall:
+        return LLMCall(
+            id=new_id(), job_id=searched.job.id, key=key, purpose="proposals", model="a-model", messages=[],
+            reply=words, outcome={"accepted": [], "rejected": []}, estimate={}, created_at=now(),
+        )  # fmt: skip
+
+    searched.keep_llm_call(call("one", "the first reply"))
+    page.goto(f"{served.url}/jobs/{searched.job.id}")
+    page.locator("#calls > summary").click()
+    page.locator(".call > summary").click()
+    expect(page.get_by_text("the first reply")).to_be_visible()
+    searched.keep_llm_call(call("two", "the second reply"), NewEvent("llm.answered", {"tokens": 1}))
+    expect(page.locator(".call")).to_have_count(2)
+    expect(page.get_by_text("the first reply")).to_be_visible()  # it stays open
 
 
 def test_searches_chosen_in_the_list_are_compared(served: Served, page: Page, searched: Claim) -> None:
