@@ -54,6 +54,9 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     not the job's fault.
     """
     started = time.monotonic()
+    log.info(
+        "job %s: attempt %d, a %s by %s", claim.job.id, claim.job.attempt, claim.job.kind, claim.job.method
+    )
     try:
         with heartbeat(claim) as beat:  # from here on: to compose a job takes seconds too
             _run(claim, beat, settings)

@@ -18,11 +18,12 @@ Figure = dict[str, Any]
 MARKS = 1000  # candidates drawn as points; more would make the page slow and the picture no clearer
 CROWD = 250  # of more, the marks are smaller
 CURVES, CURVE_POINTS = 4, 800
+FEW = 12  # candidates that have a tick each
 COST_NAMES = {"params": "parameters", "macs": "MACs"}
 
 # Okabe and Ito's colours, told apart by colour-blind readers, on light and on dark ground.
 PALETTE = ("#0090d0", "#e69f00", "#00a37a", "#cc79a7", "#d55e00", "#8c6bd1", "#7f8c2a", "#56b4e9")
-BEST, BASELINE, FAILED = "#4a6cf0", "#98a2b0", "#d64550"
+BEST, BASELINE, FAILED, STOPPED = "#4a6cf0", "#98a2b0", "#d64550", "#98a2b0"
 FAILURE_LEVEL = 0.025  # height of the marks of failures, as a share of the plot
 
 
@@ -46,16 +47,25 @@ def progress(history: Sequence[HistoryPoint], objective: Axis) -> Figure:
     """Every candidate in the order of proposal by its value, the best so far, and the failures below."""
     scored = [point for point in history if _finite(point.value)]
     failed = [point for point in history if point.state is CandidateState.FAILED]
+    early = [point for point in failed if point.stopped_early]
+    broken = [point for point in failed if not point.stopped_early]
     shown = thinned(scored, keep=improvements(history))
+    limits = _robust_range(scored, objective.maximize)
     data = [
         *_by_origin(shown, lambda point: point.number, lambda point: point.value, objective.name),
         _best_line(history),
-        _failures(thinned(failed)),
+        _failures(thinned(early), "stopped early", STOPPED),
+        _failures(thinned(broken), "failed", FAILED),
     ]
+    layout = plain_layout("candidate", objective.title, limits) | {
+        "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+    }
+    layout["xaxis"] |= whole_ticks([point.number for point in history])
     return {
         "data": [trace for trace in data if trace["x"]],
-        "layout": plain_layout("candidate", objective.title, _robust_range(scored, objective.maximize))
-        | {"yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}},
+        "layout": layout,
+        "note": _left_out(scored, shown, limits),
+        "empty": "" if scored or failed else "Nothing to draw: no candidate has ended.",
     }
 
 
@@ -87,14 +97,14 @@ def _best_line(history: Sequence[HistoryPoint]) -> Figure:
     }  # fmt: skip
 
 
-def _failures(points: Sequence[HistoryPoint]) -> Figure:
+def _failures(points: Sequence[HistoryPoint], word: str, colour: str) -> Figure:
     return {
-        "type": "scatter", "mode": "markers", "name": "failed", "yaxis": "y2",
+        "type": "scatter", "mode": "markers", "name": word, "yaxis": "y2",
         "x": [point.number for point in points], "y": [FAILURE_LEVEL] * len(points),
         "customdata": [[point.id] for point in points],
-        "text": [f"#{point.number} {safe(point.origin)}: failed" for point in points],
+        "text": [f"#{point.number} {safe(point.origin)}: {word}" for point in points],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"symbol": "x-thin", "size": 7, "line": {"color": FAILED, "width": 1.6}},
+        "marker": {"symbol": "x-thin", "size": 7, "line": {"color": colour, "width": 1.6}},
     }  # fmt: skip
 
 
@@ -132,10 +142,31 @@ def tradeoff(
             "hoverinfo": "skip",
         },
     ]  # fmt: skip
+    limits = _robust_range(scored, objective.maximize)
     return {
         "data": [trace for trace in data if trace["x"]],
-        "layout": plain_layout(against.title, objective.title, _robust_range(scored, objective.maximize))
+        "layout": plain_layout(against.title, objective.title, limits)
         | {"shapes": [_limit_line(value) for value in (limit or {}).values() if value is not None]},
+        "note": _left_out(scored, shown, limits),
+        "empty": "" if scored else "Nothing to draw: no candidate has been measured.",
+    }
+
+
+def volume(numbers: Sequence[int], values: Sequence[float]) -> Figure:
+    """What the front dominates of the box between the worst and the best values, after every candidate."""
+    corners = [at for at in range(len(values)) if at in (0, len(values) - 1) or values[at] != values[at - 1]]
+    layout = plain_layout("candidate", "hypervolume (higher is better)")
+    layout["xaxis"] |= whole_ticks(numbers)
+    trace: Figure = {
+        "type": "scatter", "mode": "lines", "name": "hypervolume", "x": [numbers[at] for at in corners],
+        "y": [values[at] for at in corners], "line": {"shape": "hv", "color": BEST, "width": 2.5},
+        "hovertemplate": "after #%{x}: %{y:.4g}<extra></extra>",
+    }  # fmt: skip
+    none = not any(values)
+    return {
+        "data": [] if none else [trace],
+        "layout": layout,
+        "empty": "Nothing to draw: there are no two different results." if none else "",
     }
 
 
@@ -194,7 +225,11 @@ def curves(points: Sequence[Point], limit: int = CURVES) -> Figure:
                 "hovertemplate": f"step %{{x}}<br>{_template(name)} %{{y:.4g}}<extra></extra>",
             }
         )  # fmt: skip
-    return {"data": data, "layout": layout}
+    return {
+        "data": data,
+        "layout": layout,
+        "empty": "" if data else "Nothing to draw: nothing has been reported.",
+    }
 
 
 # -------------------------------------------------------------------- what they share
@@ -277,6 +312,28 @@ def _words(point: HistoryPoint, metric: str) -> str:
         f"<b>#{point.number}</b> {safe(point.origin)}{reused}<br>{safe(metric)} {number(point.value)}"
         f"<br>{quantity(point.params)} parameters, {quantity(point.macs)} MACs{broken}"
     )
+
+
+def whole_ticks(numbers: Sequence[int]) -> dict[str, int]:
+    """Ticks for an axis of candidates: where there are few, Plotly would number halves."""
+    return {"dtick": 1} if numbers and max(numbers) - min(numbers) <= FEW else {}
+
+
+def _left_out(
+    scored: Sequence[HistoryPoint], shown: Sequence[HistoryPoint], limits: Sequence[float] | None
+) -> str:
+    """What the chart does not show, in words."""
+    said = (
+        [f"{len(shown):,} of {len(scored):,} measured candidates are drawn."]
+        if len(shown) < len(scored)
+        else []
+    )
+    values = [point.value for point in scored if point.value is not None]
+    low, high = limits or (-math.inf, math.inf)
+    for count, side in ((sum(v < low for v in values), "below"), (sum(v > high for v in values), "above")):
+        if count:
+            said.append(f"{count:,} of all lie {side} this range; double-click the chart to see them.")
+    return " ".join(said)
 
 
 def plain_layout(x: str, y: str, y_range: list[float] | None = None) -> Figure:

@@ -2,18 +2,21 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from server.dashboard.charts import PALETTE, Axis, Figure, plain_layout, safe
+from server.dashboard.charts import PALETTE, Axis, Figure, plain_layout, safe, whole_ticks
 from server.dashboard.glance import glances
 from server.dashboard.render import page
 from server.dashboard.session import signed_in
-from server.store.comparison import MOST, Comparison, Course, compare
+from server.store.comparison import MOST, Comparison, Course, NotComparable, compare
+from server.store.records import NotFound
 from server.store.specs import Goal, Objective
 from server.store.store import Store
+from server.store.tables import Job
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
@@ -30,25 +33,60 @@ StoreDep = Annotated[Store, Depends(_store)]
 
 @router.get("/compare")
 def choose(
-    request: Request, store: StoreDep, job: Annotated[list[str] | None, Query(max_length=MOST)] = None
+    request: Request,
+    store: StoreDep,
+    job: Annotated[list[str] | None, Query(max_length=MOST)] = None,
+    chosen: Annotated[list[str] | None, Query(max_length=MOST)] = None,
 ) -> Response:
     """The latest jobs that have objectives, to choose from; what is chosen goes to a page of its own."""
     if job:
         return RedirectResponse(f"/compare/{','.join(job)}", 303)
-    rows = [glance for glance in glances(store, store.jobs(limit=CHOICE)) if glance.aims]
-    return page(request, "compare.html", glances=rows, comparison=None, most=MOST)
+    return _choice(request, store, chosen=chosen or ())
 
 
 @router.get("/compare/{ids}")
 def compared(request: Request, ids: str, store: StoreDep) -> Response:
-    comparison = compare(store, ids.split(","))
-    return page(request, "compare.html", comparison=comparison, names=_names(comparison.courses))
+    try:
+        comparison = compare(store, ids.split(","))
+    except NotComparable as refused:
+        return _choice(request, store, chosen=ids.split(","), refused=str(refused))
+    return page(
+        request,
+        "compare.html",
+        comparison=comparison,
+        names=_names(comparison.courses),
+        chosen=ids.split(","),
+    )
+
+
+def _choice(request: Request, store: Store, *, chosen: Sequence[str] = (), refused: str = "") -> Response:
+    """The jobs to choose from, those already chosen first."""
+    marked = _those_there(store, chosen)
+    others = [job for job in store.jobs(limit=CHOICE) if job.id not in chosen]
+    return page(
+        request,
+        "compare.html",
+        status=422 if refused else 200,
+        glances=[glance for glance in glances(store, [*marked, *others]) if glance.aims],
+        comparison=None,
+        most=MOST,
+        chosen=chosen,
+        refused=refused,
+    )
 
 
 @router.get("/compare/{ids}/charts")
 def compared_charts(ids: str, store: StoreDep) -> Response:
     """The figures of the page above, as JSON."""
     return JSONResponse(figures(compare(store, ids.split(","))))
+
+
+def _those_there(store: Store, job_ids: Sequence[str]) -> list[Job]:
+    found = []
+    for job_id in dict.fromkeys(job_ids):
+        with suppress(NotFound):
+            found.append(store.job(job_id))
+    return found
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -78,7 +116,14 @@ def _figure(courses: Sequence[Course], traces: Sequence[Figure], x: str, y: str)
         for name, trace, colour in named
         if trace["x"]
     ]
-    return {"data": data, "layout": plain_layout(x, y)}
+    layout = plain_layout(x, y)
+    if x == "candidate":
+        layout["xaxis"] |= whole_ticks([number for trace in data for number in trace["x"]])
+    return {
+        "data": data,
+        "layout": layout,
+        "empty": "" if data else "Nothing to draw: no candidate has been measured.",
+    }
 
 
 def _steps(numbers: Sequence[int], values: Sequence[float | None]) -> Figure:
@@ -97,7 +142,7 @@ def _front(course: Course, objectives: Sequence[Objective]) -> Figure:
     )
     return {
         "type": "scatter", "mode": "lines+markers" if len(objectives) == 2 else "markers", "x": x, "y": y,
-        "line": {"width": 1.2, "dash": "dot"},
+        "line": {"width": 1.4, "dash": "dot", "shape": "vh"},  # the border of what the front dominates
     }  # fmt: skip
 
 

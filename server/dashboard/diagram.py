@@ -9,13 +9,14 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 from search_spaces.space import InvalidArchitecture, Option, SearchSpace
+from server.dashboard.cell_drawing import draw_cell
 from server.dashboard.svg import box, dot, drawing, tip, to_text, words
 from server.dashboard.text import option
 from server.dashboard.unet_drawing import draw_unet
 
 Drawing = Callable[[SearchSpace, Mapping[str, Any], frozenset[str]], Element]
 
-DRAWINGS: dict[str, Drawing] = {"unet": draw_unet}
+DRAWINGS: dict[str, Drawing] = {"unet": draw_unet, "cell": draw_cell}
 
 COLUMNS = 5
 CARD, ROW, GAP = 156.0, 66.0, 10.0

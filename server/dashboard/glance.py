@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.dashboard.text import number, quantity
+from server.dashboard.text import quantity
 from server.store import overview, views
 from server.store.states import ENDED, JobState, Request
 from server.store.store import Store
 from server.store.tables import Candidate, Job
 
-STATE_ORDER = ("completed", "running", "failed", "stopped")
+STATE_ORDER = ("completed", "running", "stopped early", "failed", "stopped")
+COSTS = ("params", "macs")
 STEADY = 3  # steps of the way before the time left is worth a guess
 
 
@@ -38,6 +39,8 @@ class Glance:
     aims: Sequence[Aim]
     best: float | None
     step: int | None
+    early: int = 0
+    """Of the failed candidates: how many were stopped early."""
 
     @property
     def title(self) -> str:
@@ -86,12 +89,17 @@ class Glance:
             said += _limit(name, limit or {})
         for name, limit in (self.job.spec.get("budget") or {}).items():
             if limit is not None and name != "evaluations":
-                said.append(f"{name} {number(limit)}")
+                said.append(f"{name} {limit:,.6g}")
         return said
 
     @property
     def by_state(self) -> list[tuple[str, int]]:
-        return [(state, self.counts[state]) for state in STATE_ORDER if self.counts.get(state)]
+        counts = {
+            **self.counts,
+            "failed": self.counts.get("failed", 0) - self.early,
+            "stopped early": self.early,
+        }
+        return [(state, counts[state]) for state in STATE_ORDER if counts.get(state)]
 
     @property
     def ended(self) -> bool:
@@ -139,15 +147,19 @@ def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
     ids = [job.id for job in jobs]
     counts, scores = views.counts(store, ids), overview.best_scores(store, ids)
     steps = overview.last_steps(store, [job.id for job in jobs if job.kind == "train"])
-    return [_glance(job, counts[job.id], scores.get(job.id), steps.get(job.id)) for job in jobs]
+    early = overview.stopped_early(store, ids)
+    return [
+        _glance(job, counts[job.id], scores.get(job.id), steps.get(job.id), early.get(job.id, 0))
+        for job in jobs
+    ]
 
 
-def _glance(job: Job, counts: Mapping[str, int], score: float | None, step: int | None) -> Glance:
+def _glance(job: Job, counts: Mapping[str, int], score: float | None, step: int | None, early: int) -> Glance:
     aims, confirmed = aims_of(job.spec), (job.result or {}).get("confirmed")
     best = aims[0].value(score) if aims and score is not None else None
     if confirmed is not None:
         best = confirmed["mean"]  # and not the score that it was chosen by
-    return Glance(job, counts, aims, best, step)
+    return Glance(job, counts, aims, best, step, early)
 
 
 def _limit(name: str, limit: Mapping[str, float]) -> list[str]:
@@ -172,7 +184,8 @@ def compared(candidate: Candidate, baseline: Candidate | None, aims: Sequence[Ai
         _compare(aim.metric, candidate.metrics.get(aim.metric), reference.get(aim.metric), aim.maximize)
         for aim in aims
     ]
-    for cost in ("params", "macs"):
+    asked = {aim.metric for aim in aims}
+    for cost in (name for name in COSTS if name not in asked):
         known = None if baseline is None else getattr(baseline, cost)
         rows.append(_compare(cost, getattr(candidate, cost), known, maximize=False))
     return [row for row in rows if row is not None]
@@ -187,8 +200,11 @@ def _compare(name: str, value: Any, reference: Any, maximize: bool) -> Compared 
 
 
 def metric_columns(aims: Sequence[Aim], candidates: Sequence[Candidate], limit: int) -> list[str]:
-    """The metrics worth a column: the objectives first, then the others in the order they appear."""
+    """The metrics worth a column: the objectives first, then the others in the order they appear.
+
+    Costs have columns of their own.
+    """
     names = dict.fromkeys(aim.metric for aim in aims)
     for candidate in candidates:
         names.update(dict.fromkeys(candidate.metrics))
-    return list(names)[:limit]
+    return [name for name in names if name not in COSTS][:limit]

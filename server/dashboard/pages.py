@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from search_spaces import UnknownSpace, find
 from search_spaces.space import SearchSpace
-from server.dashboard import charts, compare, family
+from server.dashboard import charts, compare, family, new_job
 from server.dashboard.diagram import changes, draw
 from server.dashboard.errors import add_error_pages
 from server.dashboard.files import add_files
@@ -19,18 +19,20 @@ from server.dashboard.glance import Glance, compared, glances, metric_columns
 from server.dashboard.render import page
 from server.dashboard.session import add_sign_in, signed_in
 from server.store import overview, views
+from server.store.comparison import hypervolumes
 from server.store.confirmations import confirmation_of, confirmations
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS
 from server.store.records import NotFound, now
 from server.store.scale_methods import SCALE_METHODS
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from server.store.tables import CUT_OFF, Artifact, Candidate, Job
+from server.store.tables import Artifact, Candidate, Job
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 JOBS_PAGE, CANDIDATES_PAGE = 25, 25
 EVENTS_SHOWN, CALLS_SHOWN = 50, 50
+FRONT_SHOWN = 50
 METRIC_COLUMNS = 3
 LINEAGE, CHILDREN = 12, 60
 RECENT = 50  # points looked at for the names of the metrics
@@ -45,6 +47,7 @@ CandidateFilter = CandidateState | Literal[""]
 
 def add_dashboard(app: FastAPI) -> None:
     """Adds the pages and their static files to the application."""
+    app.include_router(new_job.router)  # before the pages of jobs: `new` is no id
     app.include_router(router)
     app.include_router(compare.router)
     app.include_router(family.router)
@@ -87,6 +90,7 @@ def jobs(
         request,
         "jobs.html",
         glances=glances(store, rows[:JOBS_PAGE]),
+        ahead=overview.ahead(store, rows[:JOBS_PAGE]),
         counts=counts,
         total=sum(counts.values()),
         methods=[*SEARCH_METHODS, *TRAIN_METHODS, *SCALE_METHODS],
@@ -133,6 +137,9 @@ def job(
         curve_rows=_curve_rows(store, trained),
         previews=_previews(store.artifacts(job_id, trained.id)) if trained else [],
         axes=_cost_axes(glance),
+        ahead=overview.ahead(store, [glance.job]).get(job_id),
+        front=views.pareto(store, job_id) if len(glance.aims) > 1 else [],
+        front_most=FRONT_SHOWN,
     )
 
 
@@ -153,13 +160,17 @@ def _search_figures(store: Store, glance: Glance, against: str) -> dict[str, cha
     costs = {name: charts.Axis(name, maximize=False) for name in charts.COST_NAMES}
     ranks = {axis.name: rank for rank, axis in enumerate(others, 1)}
     axes = {axis.name: axis for axis in others} | costs
-    axis = axes.get(against, costs["params"])
+    axis = axes[against if against in axes else next(iter(_cost_axes(glance)))]
     limit = (glance.job.spec.get("constraints") or {}).get(axis.name)
     rank = 0 if axis.name in costs else ranks[axis.name]
-    return {
+    drawn = {
         "progress": charts.progress(history, objective),
         "tradeoff": charts.tradeoff(history, objective, axis, rank=rank, limit=limit),
     }
+    if others:
+        numbers = [point.number for point in history]
+        drawn["hypervolume"] = charts.volume(numbers, hypervolumes(history))
+    return drawn
 
 
 @router.get("/jobs/{job_id}/calls")
@@ -167,7 +178,9 @@ def calls(request: Request, job_id: str, store: StoreDep) -> Response:
     """The latest language-model calls, as a fragment."""
     store.job(job_id)
     found = overview.latest_llm_calls(store, job_id, CALLS_SHOWN)
-    return page(request, "_calls.html", calls=found, job_id=job_id, cut_off=CUT_OFF)
+    keys = [key for call in found for key in (call.outcome or {}).get("accepted", ())]
+    tried = overview.by_keys(store, job_id, keys)
+    return page(request, "_calls.html", calls=found, job_id=job_id, tried=tried)
 
 
 def _glance_of(store: Store, job_id: str) -> Glance:
@@ -225,7 +238,9 @@ def _table(
 
 def _cost_axes(glance: Glance) -> dict[str, str]:
     """What the first objective can be drawn against: the costs, and the other objectives."""
-    return {**charts.COST_NAMES, **{aim.metric: aim.metric for aim in glance.aims[1:]}}
+    lead, *others = [aim.metric for aim in glance.aims] or [""]
+    axes = {metric: metric for metric in others} | charts.COST_NAMES
+    return {name: said for name, said in axes.items() if name != lead}
 
 
 # -------------------------------------------------------------------- one candidate
@@ -273,6 +288,7 @@ def candidate(request: Request, job_id: str, candidate_id: str, store: StoreDep)
         previews=_previews(files),
         files=files,
         events=overview.candidate_events(store, found, EVENTS_SHOWN),
+        call=overview.call_of(store, found),
     )
 
 

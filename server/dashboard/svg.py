@@ -82,6 +82,11 @@ def arrow(parent: Element, points: Sequence[tuple[float, float]], look: str) -> 
     SubElement(parent, "polygon", {"points": corners, "class": f"head {look}"})
 
 
+def point(x: float, y: float) -> str:
+    """A point within a path."""
+    return f"{_n(x)},{_n(y)}"
+
+
 def clean(said: str) -> str:
     return FORBIDDEN.sub("", said)
 

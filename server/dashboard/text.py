@@ -12,14 +12,14 @@ SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: object) -> str:
-    """Four significant digits: `0.6213`, `1,235`, `1.2e-07`. A dash for what is no number."""
+    """Four digits: `0.6213`, `89.20`, `1,235`, `1.2e-07`. A dash for what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NOTHING
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "-∞"}.get(value, "NaN")
     if isinstance(value, int) or (abs(value) >= 1000 and abs(value) < 1e9):
         return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:#.4g}" if abs(value) >= 0.1 else f"{value:.4g}"
 
 
 def quantity(value: float | None) -> str:
@@ -98,7 +98,7 @@ def pretty_json(value: object) -> str:
 
 def event_text(data: Mapping[str, Any]) -> str:
     """What an event says besides its name: the reason first, then the figures, then all else but ids."""
-    rest = {name: value for name, value in data.items() if name not in UNSAID}
+    rest = {name: value for name, value in data.items() if name not in UNSAID and value not in ("", None)}
     said = [str(rest.pop("reason"))] if "reason" in rest else []
     metrics = rest.pop("metrics", None)
     if isinstance(metrics, Mapping):

@@ -4,8 +4,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import String, case, cast, func, select
+from sqlalchemy import String, and_, case, cast, func, not_, select
 
+from server.store import views
 from server.store.states import CandidateState, JobState
 from server.store.store import Store, needs_nothing_more
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
@@ -17,7 +18,10 @@ FELL_BACK = "proposer.fell_back"
 
 @dataclass(frozen=True, slots=True)
 class OriginTotals:
-    """What one kind of proposal has come to. `score` is the best feasible one, higher is better."""
+    """What one kind of proposal has come to; what was stopped early has not failed.
+
+    `score` is the best feasible one, higher is better.
+    """
 
     origin: str
     candidates: int
@@ -67,6 +71,37 @@ def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
         return dict(session.execute(query).all()) if job_ids else {}
 
 
+def stopped_early(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
+    """How many of the failed candidates of each job were stopped early; jobs without any are left out."""
+    query = (
+        select(Candidate.job_id, func.count())
+        .where(Candidate.job_id.in_(job_ids), views.stopped_early())
+        .group_by(Candidate.job_id)
+    )
+    with store.reading() as session:
+        return dict(session.execute(query).all()) if job_ids else {}
+
+
+def by_keys(store: Store, job_id: str, keys: Sequence[str]) -> dict[str, Candidate]:
+    """Those of a job's candidates that have these keys."""
+    query = select(Candidate).where(Candidate.job_id == job_id, Candidate.key.in_(keys))
+    with store.reading() as session:
+        return {candidate.key: candidate for candidate in session.scalars(query)}
+
+
+def call_of(store: Store, candidate: Candidate) -> LLMCall | None:
+    """The language-model call whose reply first gave this candidate."""
+    query = select(LLMCall).where(
+        LLMCall.job_id == candidate.job_id,
+        cast(LLMCall.outcome, String).contains(f'"{candidate.key}"', autoescape=True),
+    )
+    with store.reading() as session:
+        for call in session.scalars(query.order_by(LLMCall.id)):
+            if call.outcome is not None and candidate.key in call.outcome["accepted"]:
+                return call
+    return None
+
+
 def ahead(store: Store, jobs: Sequence[Job]) -> dict[str, int]:
     """How many jobs a worker will take before each of these that are queued."""
     waiting = [job.id for job in jobs if job.state is JobState.QUEUED]
@@ -95,7 +130,9 @@ def origins(store: Store, job_id: str) -> list[OriginTotals]:
             Candidate.origin,
             func.count(),
             func.count(case((Candidate.state == CandidateState.COMPLETED, 1))),
-            func.count(case((Candidate.state == CandidateState.FAILED, 1))),
+            func.count(
+                case((and_(Candidate.state == CandidateState.FAILED, not_(views.stopped_early())), 1))
+            ),
             func.count(Candidate.reused_from),
             func.sum(Candidate.device_seconds),
             func.max(feasible),

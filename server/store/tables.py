@@ -205,6 +205,10 @@ class LLMCall(Table):
     latency_s: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[datetime]
 
+    @property
+    def cut_off(self) -> bool:
+        return self.error == CUT_OFF
+
 
 class Worker(Table):
     """A worker process that reports itself, and the processes of the jobs it drives, by job."""

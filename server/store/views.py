@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from server.store.families import MEMBER, member_id
 from server.store.states import CandidateState
@@ -13,6 +13,9 @@ from server.store.tables import Candidate
 
 SEARCHED = Candidate.confirms.is_(None)  # what was proposed, and not what is measured again
 SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
+
+
+STOPPED_EARLY = "stopped early"  # how the reason of such a candidate begins
 
 
 class InvalidCursor(ValueError):
@@ -38,6 +41,7 @@ class HistoryPoint:
     origin: str
     state: CandidateState
     reused: bool
+    stopped_early: bool = False
 
 
 def history(store: Store, job_id: str, *, maximize: bool) -> list[HistoryPoint]:
@@ -45,22 +49,41 @@ def history(store: Store, job_id: str, *, maximize: bool) -> list[HistoryPoint]:
     columns = (
         Candidate.id, Candidate.number, Candidate.scores, Candidate.violation, Candidate.params,
         Candidate.macs, Candidate.origin, Candidate.state, Candidate.reused_from,
+        stopped_early(),
     )  # fmt: skip
     query = select(*columns).where(Candidate.job_id == job_id, SEARCHED).order_by(Candidate.number)
     sign = 1.0 if maximize else -1.0
     points: list[HistoryPoint] = []
     best: float | None = None
     with store.reading() as session:
-        for id_, number, scores, violation, params, macs, origin, state, reused in session.execute(query):
+        for id_, number, scores, violation, params, macs, origin, state, reused, early in session.execute(
+            query
+        ):
             value = None if scores is None else sign * scores[0]
             if value is not None and violation == 0 and (best is None or sign * value > sign * best):
                 best = value
             points.append(
                 HistoryPoint(
-                    id_, number, value, best, scores, violation, params, macs, origin, state, bool(reused)
+                    id_,
+                    number,
+                    value,
+                    best,
+                    scores,
+                    violation,
+                    params,
+                    macs,
+                    origin,
+                    state,
+                    bool(reused),
+                    bool(early),
                 )
             )
     return points
+
+
+def stopped_early() -> ColumnElement[bool]:
+    """Whether a candidate was poor, and not broken: it is on record as failed, and says so in its reason."""
+    return and_(Candidate.state == CandidateState.FAILED, Candidate.reason.startswith(STOPPED_EARLY))
 
 
 def counts(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -54,7 +54,7 @@ def searched(
 def accepted(figure: charts.Figure) -> go.Figure:
     """Plotly's own check of every property's name and value."""
     json.dumps(figure, allow_nan=False)
-    return go.Figure(figure)
+    return go.Figure({part: figure[part] for part in ("data", "layout")})
 
 
 def trace(figure: charts.Figure, name: str) -> charts.Figure:
@@ -245,3 +245,41 @@ def test_long_curves_are_thinned_to_both_ends() -> None:
     (curve,) = charts.curves(points)["data"]
     assert len(curve["x"]) == charts.CURVE_POINTS
     assert (curve["x"][0], curve["x"][-1]) == (0, 4999)
+
+
+def test_a_chart_without_anything_to_draw_says_so() -> None:
+    for figure in (charts.progress([], RFID), charts.tradeoff([], RFID, PARAMS), charts.curves([])):
+        assert figure["empty"]
+        assert not figure["data"]
+    assert not charts.progress(searched([None]), RFID)["empty"]  # a failure is drawn
+
+
+def test_few_candidates_have_a_tick_each() -> None:
+    assert charts.progress(searched([1.0, 2.0]), RFID)["layout"]["xaxis"]["dtick"] == 1
+    assert "dtick" not in charts.progress(searched([1.0] * 100), RFID)["layout"]["xaxis"]
+
+
+def test_a_chart_tells_how_many_candidates_it_leaves_out() -> None:
+    values = [90.0 + n % 7 / 10 for n in range(2990)] + [9.0] * 10
+    figure = charts.progress(searched(values, ACCURACY), ACCURACY)
+    marks = sum(len(t["x"]) for t in figure["data"] if t["mode"] == "markers")
+    assert f"{marks:,} of 3,000 measured candidates are drawn." in figure["note"]
+    assert "10 of all lie below this range" in figure["note"]
+    assert charts.progress(searched([1.0, 2.0]), RFID)["note"] == ""
+
+
+def test_candidates_that_were_stopped_early_are_no_failures() -> None:
+    point, broken = searched([None, None])
+    early = HistoryPoint(**{name: getattr(point, name) for name in point.__slots__} | {"stopped_early": True})
+    figure = accepted(charts.progress([early, broken], RFID))
+    assert [(mark.name, list(mark.x)) for mark in figure.data] == [("stopped early", [1]), ("failed", [2])]
+
+
+def test_the_growth_of_a_front_is_drawn_by_its_corners() -> None:
+    figure = charts.volume([1, 2, 3, 4], [0.0, 0.5, 0.5, 0.5])
+    assert (trace(figure, "hypervolume")["x"], trace(figure, "hypervolume")["y"]) == (
+        [1, 2, 4],
+        [0.0, 0.5, 0.5],
+    )
+    accepted(figure)
+    assert charts.volume([1], [0.0])["empty"]

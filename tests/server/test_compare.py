@@ -128,3 +128,24 @@ def test_searches_of_one_name_are_told_apart(client: TestClient) -> None:
     jobs = [a_search(client, (5.0, 1.0), name="twin") for _ in range(2)]
     figures = client.get(f"/compare/{','.join(jobs)}/charts").json()
     assert [trace["name"] for trace in figures["best"]["data"]] == [f"twin ({job})" for job in jobs]
+
+
+def test_a_choice_that_cannot_be_compared_is_kept_to_be_changed(client: TestClient) -> None:
+    one, other = a_search(client, (1.0, 1.0)), a_search(client, (1.0, 1.0), objectives=BOTH[:1])
+    page = client.get(f"/compare/{one},{other}", headers={"Accept": "text/html"})
+    assert page.status_code == 422
+    assert page.text.count("checked") == 2
+    assert "cannot be compared" in page.text
+
+
+def test_fronts_are_steps_around_what_they_dominate(client: TestClient) -> None:
+    job = a_search(client, (5.0, 1.0), (6.0, 2.0), (8.0, 4.0))
+    (front,) = client.get(f"/compare/{job}/charts").json()["fronts"]["data"]
+    assert front["line"]["shape"] == "vh"
+    assert (front["x"], front["y"]) == ([1.0, 2.0, 4.0], [5.0, 6.0, 8.0])
+
+
+def test_one_objective_has_no_column_of_fronts(client: TestClient) -> None:
+    one = a_search(client, (5.0, 1.0), objectives=BOTH[:1])
+    assert ">Front<" not in client.get(f"/compare/{one}").text
+    assert ">Front<" in client.get(f"/compare/{a_search(client, (5.0, 1.0))}").text

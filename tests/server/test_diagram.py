@@ -178,3 +178,15 @@ def test_a_strip_names_every_choice(point: tuple[SearchSpace, Decoded, Decoded])
     space, architecture, _ = point
     titles = said(parsed(draw(architecture, None)))
     assert all(f"{name}: {option(value)}" in titles for name, value in architecture.items()), space.name
+
+
+def test_a_cell_is_drawn_as_its_graph_with_what_has_no_effect_faint() -> None:
+    space = search_spaces.find("nasbench201")
+    cell = {"edge_01": "conv3x3", "edge_02": "none", "edge_12": "none", "edge_03": "skip", "edge_13": "none",
+            "edge_23": "conv1x1"}  # fmt: skip
+    root = parsed(draw(cell, space, {**cell, "edge_03": "conv1x1"}))
+    assert looks(root, "path") == {"line flow": 1, "line dead": 5}  # only the skip leads from end to end
+    assert looks(root, "circle") == {"node": 4}
+    assert looks(root, "rect")["card marked"] == 1
+    assert "from node 0 to node 1: conv3x3, no effect" in said(root)
+    assert "from node 0 to node 3: skip (changed)" in said(root)

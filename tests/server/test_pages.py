@@ -14,11 +14,14 @@ from fastapi.testclient import TestClient
 from server.auth import COOKIE
 from server.dashboard.pages import CANDIDATES_PAGE, JOBS_PAGE, PREVIEWS
 from server.dashboard.session import local
+from server.dashboard.text import event_text
 from server.store.artifacts import ArtifactStore
-from server.store.claim import Claim
+from server.store.claim import Claim, Outcome
+from server.store.methods import SEARCH_METHODS
 from server.store.records import new_id, now
+from server.store.scale_methods import SCALE_METHODS
 from server.store.specs import SearchSpec, TrainSpec
-from server.store.states import JobState
+from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import LLMCall, Worker
 from tests.server.searches import (
@@ -107,7 +110,7 @@ def test_an_empty_dashboard_shows_a_request_that_the_api_takes(client: TestClien
 
 def test_the_jobs_page_shows_state_progress_and_the_best_value(client: TestClient, searched: Claim) -> None:
     page = opened(client, "/")
-    assert {"small UNets", "running", "3 of 20 candidates", "0.6", "2 completed", "1 failed"} <= set(
+    assert {"small UNets", "running", "3 of 20 candidates", "0.6000", "2 completed", "1 failed"} <= set(
         re.split(r"\s{2,}", "  ".join(word.strip() for word in page.words))
     )
     assert f"/jobs/{searched.job.id}" in page.all("a", "href")
@@ -549,3 +552,82 @@ def test_nobody_is_sent_elsewhere_after_signing_in(target: str) -> None:
 
 def test_a_path_of_this_site_is_kept() -> None:
     assert local("/jobs/1?state=failed&cursor=2") == "/jobs/1?state=failed&cursor=2"
+
+
+# -------------------------------------------------------------------- submitting and choosing
+
+
+@pytest.mark.parametrize("method", [*SEARCH_METHODS, *SCALE_METHODS])
+def test_the_example_of_every_method_is_a_request_that_the_api_takes(client: TestClient, method: str) -> None:
+    request = json.loads(client.get(f"/jobs/new?method={method}").text.split("</textarea>")[0].split(">")[-1]
+                         .replace("&#34;", '"'))  # fmt: skip
+    answer = client.post("/v1/jobs", json=request)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["method"] == method
+
+
+def test_a_job_is_cloned_with_its_whole_request(client: TestClient, searched: Claim) -> None:
+    page = client.get(f"/jobs/new?clone={searched.job.id}", headers=BROWSER)
+    text = page.text.split("</textarea>")[0].split("spec", 2)[-1].partition(">")[2].replace("&#34;", '"')
+    assert json.loads(text) == searched.job.spec
+    assert f"/jobs/new?clone={searched.job.id}" in opened(client, f"/jobs/{searched.job.id}").all("a", "href")
+
+
+def test_what_cannot_be_begun_with_is_not_found(client: TestClient) -> None:
+    opened(client, "/jobs/new?method=magic", 404)
+    opened(client, "/jobs/new?clone=nowhere", 404)
+
+
+def test_searches_can_be_chosen_for_comparison_in_the_list(client: TestClient, searched: Claim) -> None:
+    page = opened(client, "/")
+    assert searched.job.id in page.all("input", "value")
+    assert "/compare" in page.all("form", "action")
+
+
+def test_a_queued_job_says_what_it_waits_for(client: TestClient, store: Store) -> None:
+    first, second = (store.create_job(SearchSpec.model_validate({"method": "random"}))[0] for _ in range(2))
+    assert "it is the next" in opened(client, f"/jobs/{first.id}").text
+    assert "1 job is before it" in opened(client, f"/jobs/{second.id}").text
+    assert "1 before it" in opened(client, "/").text
+
+
+def test_what_was_stopped_early_is_not_shown_as_a_failure(client: TestClient, searched: Claim) -> None:
+    (running,) = (row for row in searched.candidates() if row.state == "running")
+    fail(searched, running, "stopped early at step 6")
+    page = opened(client, f"/jobs/{searched.job.id}")
+    assert "1 stopped early 1 failed" in page.text
+    assert "badge stopped" in page.all("span", "class")
+
+
+def test_the_front_of_several_objectives_has_a_table_and_costs_stand_once(
+    client: TestClient, store: Store
+) -> None:
+    objectives = [{"metric": "rfid", "goal": "minimize"}, {"metric": "params", "goal": "minimize"}]
+    claim = begin_search(store, objectives=objectives)
+    for arch, rfid in zip(architectures(2), (0.5, 0.6), strict=True):
+        found = propose(claim, arch)
+        metrics = {"rfid": rfid, "params": float(found.params)}
+        scores = (-rfid, -float(found.params))
+        claim.end([Outcome(found.id, CandidateState.COMPLETED, metrics, scores)])
+    page = opened(client, f"/jobs/{claim.job.id}")
+    assert "Pareto front" in page.text
+    assert "hypervolume" in page.all("figure", "data-chart")
+    assert page.words.count("parameters") == 2  # of the best, and of the chart's switch
+    drawn = client.get(f"/jobs/{claim.job.id}/charts").json()
+    assert drawn["hypervolume"]["layout"]["xaxis"]["title"]["text"] == "candidate"
+
+
+def test_a_call_and_the_candidate_that_it_gave_lead_to_each_other(
+    client: TestClient, store: Store, searched: Claim
+) -> None:
+    first, *_ = searched.candidates()
+    call = asked(searched, "a key", reply="this one")
+    call.outcome = {"accepted": [first.key], "rejected": []}
+    searched.keep_llm_call(call)
+    link = f"/jobs/{searched.job.id}/candidates/{first.id}"
+    assert link in Page(client.get(f"/jobs/{searched.job.id}/calls").text).all("a", "href")
+    assert "The language model's call that gave it" in opened(client, link).text
+
+
+def test_events_say_numbers_in_few_digits_and_nothing_empty() -> None:
+    assert event_text({"latency_s": 0.07158075200004532, "architecture": ""}) == "latency_s 0.07158"

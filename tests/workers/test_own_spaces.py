@@ -91,6 +91,35 @@ def test_a_file_and_a_table_are_all_that_a_search_needs(
     app.state.store.engine.dispose()
 
 
+def test_the_example_of_the_readme_finds_its_best_network(sqlite_url: str, tmp_path: Path) -> None:
+    parts = (Path(__file__).parents[2] / "README.md").read_text().split("```")[1::2]
+    space, rows, request = (
+        next(part.partition("\n")[2] for part in parts if mark in part)
+        for mark in ('name="my-space"', '{"key": "my-space:0-0"', '"space": "my-space"')
+    )
+    (tmp_path / "my_space.py").write_text(space)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "mine.jsonl").write_text(rows)
+    common: dict[str, Any] = {
+        "database_url": sqlite_url,
+        "data_dir": tmp_path,
+        "space_files": [tmp_path / "my_space.py"],
+    }
+    try:
+        app = create_app(ServerSettings(**common))
+        with TestClient(app, "http://127.0.0.1") as client:
+            job = client.post("/v1/jobs", json=json.loads(request))
+            assert job.status_code == 201, job.text
+            claim = app.state.store.claim("a worker", timedelta(minutes=1))
+            run_job(claim, WorkerSettings(data_root=tmp_path, **common))
+            best = client.get(f"/v1/jobs/{job.json()['id']}/best").json()
+            assert best["architecture"] == {"depth": 2, "width": 16}
+            assert best["metrics"]["val_accuracy"] == 84.0
+        app.state.store.engine.dispose()
+    finally:
+        search_spaces.SPACES.pop("my-space", None)
+
+
 def test_a_process_that_knows_only_its_task_finds_the_space(
     space_file: Path, data_root: Path, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@
     const now = fresh.querySelector(".page");
     if (!response.ok || !old || !now) return;
     morph(old, now);
+    main.querySelectorAll("details[data-load][open]").forEach(load);
     if (focused && !focused.isConnected) document.querySelector("#actions button")?.focus();
   }
 
@@ -188,6 +189,16 @@
   }
 
   async function draw(chart, figure, revision) {
+    const note = document.getElementById(`note-${chart.dataset.chart}`);
+    if (note) note.textContent = figure.note ?? "";
+    chart.classList.toggle("nothing", Boolean(figure.empty));
+    if (figure.empty) {
+      Plotly.purge(chart);
+      chart.classList.remove("js-plotly-plot");
+      chart.textContent = figure.empty;
+      return;
+    }
+    if (!chart.classList.contains("js-plotly-plot")) chart.textContent = "";
     const first = !chart.classList.contains("js-plotly-plot");
     await Plotly.react(chart, figure.data, themed(figure.layout, revision), {
       displaylogo: false,
@@ -280,13 +291,79 @@
     "toggle",
     async (event) => {
       const box = event.target;
-      if (!box.open || !box.dataset?.load) return;
-      const response = await ask(box.dataset.load);
-      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-      box.querySelector(".loaded").replaceChildren(...fresh.body.childNodes);
+      if (box.open && box.dataset?.load) await load(box);
     },
     true, // a toggle does not bubble
   );
+
+  async function load(box) {
+    const response = await ask(box.dataset.load);
+    if (!response.ok) return;
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    morphChildren(box.querySelector(".loaded"), fresh.body);
+  }
+
+  // ------------------------------------------------------------------ a request that is written here
+
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("form[data-json]")) return;
+    event.preventDefault();
+    submitRequest(event.target);
+  });
+
+  async function submitRequest(form) {
+    const text = form.querySelector("textarea");
+    const button = form.querySelector("button");
+    button.disabled = true;
+    try {
+      JSON.parse(text.value); // its error says where; the server's does not
+      const response = await fetch(form.dataset.json, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: text.value,
+      });
+      if (response.status === 401) location.reload();
+      const answer = await response.json();
+      if (response.ok) location.href = `/jobs/${answer.id}`;
+      else refuse(text, answer.errors?.length ? "The server refuses this request:" : answer.detail, answer.errors ?? []);
+    } catch (error) {
+      const json = error instanceof SyntaxError;
+      refuse(text, json ? `This is not JSON: ${error.message}` : "The server does not answer. Nothing was submitted.", []);
+    }
+    button.disabled = false;
+  }
+
+  function refuse(text, words, errors) {
+    const wrong = document.getElementById("wrong");
+    wrong.hidden = false;
+    wrong.querySelector("p").textContent = words;
+    wrong.querySelector("ul").replaceChildren(...errors.map((error) => problem(text, error)));
+    text.setAttribute("aria-invalid", "true");
+  }
+
+  function problem(text, { field, message }) {
+    const line = document.createElement("li");
+    const name = document.createElement("button");
+    name.type = "button";
+    name.className = "field";
+    name.textContent = field || "request";
+    name.addEventListener("click", () => select(text, field));
+    line.append(name, ` ${message}`);
+    return line;
+  }
+
+  function select(text, field) {
+    const parts = field.split(".").filter((part) => Number.isNaN(Number(part)));
+    let at = 0;
+    let name = "";
+    for (const part of parts) {
+      const found = text.value.indexOf(`"${part}"`, at);
+      if (found < 0) break;
+      [at, name] = [found, part];
+    }
+    text.focus();
+    if (name) text.setSelectionRange(at, at + name.length + 2);
+  }
 
   refreshCharts();
   follow();
