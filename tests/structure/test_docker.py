@@ -56,10 +56,11 @@ def assert_our_command(words: list[str]) -> None:
 
 
 def example_values() -> dict[str, str]:
-    """The variables of .env.example; a secret that is to be filled in is filled in."""
+    """The variables of .env.example; what is to be filled in is filled in."""
     lines = (DOCKER / ".env.example").read_text().splitlines()
     pairs = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
-    return {name: value or "filled-in" for name, value in pairs}
+    empty = {"ARCHSMITH_LLM_BASE_URL": "http://model:8000/v1"}
+    return {name: value or empty.get(name, "filled-in") for name, value in pairs}
 
 
 def filled_in(text: str, values: dict[str, str]) -> str:
