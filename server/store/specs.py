@@ -96,7 +96,7 @@ class Constraints(Spec):
 class Budget(Spec):
     """A search stops at whichever limit it meets first."""
 
-    evaluations: int = Field(20, ge=1, le=1_000_000)
+    evaluations: int = Field(20, ge=1, le=1_000_000, strict=True)
     wall_time_s: float | None = Field(None, gt=0)
     """Seconds of running, pauses and queueing not counted."""
     device_hours: float | None = Field(None, gt=0)
