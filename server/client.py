@@ -49,30 +49,30 @@ class Client:
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str = "") -> Json:
         """Submits a job. With an idempotency key, submitting again gives the same job."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return self._json("POST", "/v1/jobs", json=dict(spec), headers=headers)
+        return self._object("POST", "/v1/jobs", json=dict(spec), headers=headers)
 
     def job(self, job_id: str) -> Json:
-        return self._json("GET", f"/v1/jobs/{_part(job_id)}")
+        return self._object("GET", f"/v1/jobs/{_part(job_id)}")
 
     def jobs(self, **filters: Any) -> list[Json]:
         """One page of jobs, newest first; filters as in the API (`state`, `method`, `limit`, ...)."""
-        items: list[Json] = self._json("GET", "/v1/jobs", holds="items", params=filters)["items"]
+        items: list[Json] = self._object("GET", "/v1/jobs", holds="items", params=filters)["items"]
         return items
 
     def cancel(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+        return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
 
     def pause(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{_part(job_id)}/pause")
+        return self._object("POST", f"/v1/jobs/{_part(job_id)}/pause")
 
     def resume(self, job_id: str) -> Json:
-        return self._json("POST", f"/v1/jobs/{_part(job_id)}/resume")
+        return self._object("POST", f"/v1/jobs/{_part(job_id)}/resume")
 
     def candidates(self, job_id: str, **options: Any) -> Iterator[Json]:
         """All candidates of a job, page by page."""
         cursor: str | None = None
         while True:
-            page = self._json(
+            page = self._object(
                 "GET",
                 f"/v1/jobs/{_part(job_id)}/candidates",
                 holds="items",
@@ -85,14 +85,14 @@ class Client:
 
     def candidate(self, candidate_id: str) -> Json:
         """One candidate with its curve and artifacts."""
-        return self._json("GET", f"/v1/candidates/{_part(candidate_id)}")
+        return self._object("GET", f"/v1/candidates/{_part(candidate_id)}")
 
     def best(self, job_id: str) -> Json:
-        return self._json("GET", f"/v1/jobs/{_part(job_id)}/best")
+        return self._object("GET", f"/v1/jobs/{_part(job_id)}/best")
 
     def family(self, job_id: str) -> Json:
         """The family of a scale job, once it has succeeded."""
-        return self._json("GET", f"/v1/jobs/{_part(job_id)}/family", holds="members")
+        return self._object("GET", f"/v1/jobs/{_part(job_id)}/family", holds="members")
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """The job's events from `after` on, live until it ends; a broken stream is taken up without a gap."""
@@ -146,7 +146,7 @@ class Client:
     def import_memory(self, lines: bytes) -> list[Json]:
         """Takes JSON lines of attempts in, all or nothing; gives the jobs that they now belong to."""
         headers = {"Content-Type": "application/x-ndjson"}
-        answer = self._json(
+        answer = self._object(
             "POST", "/v1/memory/import", holds="jobs", content=lines, headers=headers, timeout=IMPORT_SECONDS
         )
         jobs: list[Json] = answer["jobs"]
@@ -166,8 +166,14 @@ class Client:
             part.unlink(missing_ok=True)
         return target
 
-    def _json(self, method: str, path: str, *, holds: str = "id", **arguments: Any) -> Json:
+    def _object(self, method: str, path: str, *, holds: str = "id", **arguments: Any) -> Json:
         """The answer, a JSON object that holds that field."""
+        body = self._json(method, path, **arguments)
+        if not isinstance(body, dict) or holds not in body:
+            raise self._stranger()
+        return body
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
@@ -176,12 +182,12 @@ class Client:
             ) from error
         _raise_for(response)
         try:
-            body: Json = response.json()
+            return response.json()
         except ValueError:
-            body = {}
-        if not isinstance(body, dict) or holds not in body:
-            raise ServerUnreachable(f"what answers at {self.url} is no Archsmith server")
-        return body
+            raise self._stranger() from None
+
+    def _stranger(self) -> ServerUnreachable:
+        return ServerUnreachable(f"what answers at {self.url} is no Archsmith server")
 
 
 def _part(given: str) -> str:

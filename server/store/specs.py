@@ -100,7 +100,7 @@ class Constraints(Spec):
 class Budget(Spec):
     """A search stops at whichever limit it meets first."""
 
-    evaluations: int = Field(20, ge=1, le=1_000_000)
+    evaluations: int = Field(20, ge=1, le=1_000_000, strict=True)
     """Candidates that are searched; what `config.confirm` measures again is not counted."""
     wall_time_s: float | None = Field(None, gt=0)
     """Seconds of running, pauses and queueing not counted. When they are over, trials that hold a device end

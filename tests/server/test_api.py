@@ -699,3 +699,9 @@ def test_the_last_lines_of_a_jobs_log_are_served(client: TestClient, tmp_path: P
     assert answer.text == "two\nthree\n"
     assert answer.headers["content-type"].startswith("text/plain")
     assert_problem(client.get("/v1/jobs/nowhere/logs"), 404, "no job nowhere")
+
+
+@pytest.mark.parametrize("value", [True, "10", 2.5])
+def test_a_number_of_evaluations_is_a_number(client: TestClient, value: object) -> None:
+    answer = client.post("/v1/jobs", json={"kind": "search", "budget": {"evaluations": value}})
+    assert_problem(answer, 422, "budget.evaluations", "integer")

@@ -10,7 +10,7 @@ from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from tests.server.searches import architectures, begin_search, fail, propose
 
-BOTH = [{"metric": "rfid", "goal": "minimize"}, {"metric": "speed", "goal": "maximize"}]
+BOTH = [{"metric": "rfid", "goal": "minimize"}, {"metric": "kid", "goal": "maximize"}]
 
 
 def store_of(client: TestClient) -> Store:
@@ -19,7 +19,7 @@ def store_of(client: TestClient) -> Store:
 
 
 def a_search(client: TestClient, *results: tuple[float, float] | None, **request: Any) -> str:
-    """A search with these values of rfid and speed, in order; None is a failure."""
+    """A search with these values of rfid and kid, in order; None is a failure."""
     claim = begin_search(store_of(client), **{"objectives": BOTH, **request})
     objectives = len(claim.spec.objectives)
     for arch, result in zip(architectures(len(results))[: len(results)], results, strict=True):
@@ -27,8 +27,8 @@ def a_search(client: TestClient, *results: tuple[float, float] | None, **request
         if result is None:
             fail(claim, candidate, "it diverged")
             continue
-        rfid, speed = result
-        metrics, scores = {"rfid": rfid, "speed": speed}, (-rfid, speed)[:objectives]
+        rfid, kid = result
+        metrics, scores = {"rfid": rfid, "kid": kid}, (-rfid, kid)[:objectives]
         claim.end([Outcome(candidate.id, CandidateState.COMPLETED, metrics, scores)])
     claim.finish(JobState.SUCCEEDED)
     return claim.job.id
@@ -48,7 +48,7 @@ def test_curves_have_their_corners_and_fronts_what_no_other_beats(client: TestCl
     assert (one["id"], one["evaluations"]) == (first, 5)
     assert one["numbers"] == [1, 3, 4, 5]
     assert one["best"] == [5.0, 4.0, 4.0, 4.0]
-    assert [(row["metrics"]["rfid"], row["metrics"]["speed"]) for row in one["front"]] == [
+    assert [(row["metrics"]["rfid"], row["metrics"]["kid"]) for row in one["front"]] == [
         (4.0, 1.0),
         (6.0, 3.0),
     ]
@@ -56,7 +56,7 @@ def test_curves_have_their_corners_and_fronts_what_no_other_beats(client: TestCl
 
 
 def test_hypervolumes_share_the_box_of_all_searches(client: TestClient) -> None:
-    # over both searches rfid runs from 8 (worst) to 4, speed from 0 to 4
+    # over both searches rfid runs from 8 (worst) to 4, kid from 0 to 4
     first = a_search(client, (8.0, 0.0), (6.0, 2.0), (4.0, 1.0))
     second = a_search(client, (8.0, 4.0), (5.0, 4.0))
     one, other = compare(client, first, second).json()["jobs"]
@@ -91,7 +91,7 @@ def test_different_objectives_cannot_be_compared(client: TestClient, path: str) 
     one, other = a_search(client, (1.0, 1.0)), a_search(client, (1.0, 1.0), objectives=BOTH[:1])
     answer = client.get(path.format(one, other))
     assert answer.status_code == 422
-    assert "minimize rfid, maximize speed: their values cannot be compared" in answer.text
+    assert "minimize rfid, maximize kid: their values cannot be compared" in answer.text
 
 
 def test_what_is_not_there_cannot_be_compared(client: TestClient) -> None:

@@ -96,8 +96,8 @@ def test_the_page_of_the_search_has_a_table_and_names_the_winner(
     page = opened(client, path)
     rows = [row for row in page.all("tr", "id") if row.startswith("confirmed-")]
     assert rows == [f"confirmed-{confirmed.middle.id}", f"confirmed-{confirmed.lucky.id}"]
-    assert "Measured again with 2 new seeds: rfid 0.7 ± 0.1414" in page.text
-    assert "0.6 , 0.8" in page.text
+    assert "Measured again with 2 new seeds: rfid 0.7000 ± 0.1414" in page.text
+    assert "0.6000 , 0.8000" in page.text
     assert "winner" in page.text
     assert "35 s" in page.text  # of device time, with what was measured again
     assert len([row for row in page.all("tr", "id") if row.startswith("candidate-")]) == 3
@@ -108,7 +108,7 @@ def test_the_page_of_the_search_tells_what_came_of_it(client: TestClient, confir
     figures = {"metric": "rfid", "seeds": [1], "first": 0.7131514751, "mean": 0.9253869, "sd": None}
     confirmed.claim.event("search.confirmed", figures, confirmed.middle.id)
     page = opened(client, f"/jobs/{confirmed.claim.job.id}")
-    assert "metric rfid · seeds [1] · first 0.7132 · mean 0.9254 · sd –" in page.text
+    assert "metric rfid · seeds [1] · first 0.7132 · mean 0.9254" in page.text
 
 
 def test_the_page_of_a_candidate_shows_its_values_and_where_they_come_from(
