@@ -86,7 +86,7 @@ def test_a_file_and_a_table_are_all_that_a_search_needs(
         ended = client.get(f"/v1/jobs/{job.json()['id']}").json()
         standing = {"test_accuracy": 7.0, "test_accuracy_rank": 1, "test_accuracy_rank_to": 6}
         assert ended["result"]["held_out"] == standing
-        assert "test_accuracy 7" in client.get(f"/jobs/{ended['id']}").text
+        assert "test_accuracy 7.000, rank 1 to 6 of the table" in client.get(f"/jobs/{ended['id']}").text
         assert client.get(f"/candidates/{best['id']}").status_code == 200
     app.state.store.engine.dispose()
 
