@@ -53,5 +53,8 @@ def import_memory(
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from error
     with Client(url, api_key=api_key) as client:
-        for job in client.import_memory(lines):
-            typer.echo(f"{job['id']}  {job['name']}: {job['space']} on {job['dataset']}")
+        jobs = client.import_memory(lines)
+    for job in jobs:
+        typer.echo(f"{job['id']}  {job['name']}: {job['space']} on {job['dataset']}")
+    if not jobs:
+        typer.echo("all of it is remembered already")

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Select, insert, select, tuple_
+from sqlalchemy.orm import Session
 
 from search_spaces import UnknownSpace, find
 from search_spaces.space import Architecture, InvalidArchitecture
 from server.store.datasets import DATASETS
 from server.store.records import NewEvent, append_events, new_id, now
-from server.store.specs import EarlierJobs, Objective, WarmStart
+from server.store.specs import EarlierJobs, Objective, WarmStart, canonical_json
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import Candidate, Job
@@ -172,13 +173,18 @@ def imported(store: Store, lines: Iterable[bytes], *, project: str = "default") 
     """The jobs that the attempts now belong to, one for each way of measuring; all are written, or none.
 
     What several jobs have measured alike is one attempt: the last line, a completed one before a failed one.
-    Raises InvalidLine, naming the line.
+    What the project remembers to the letter is left out, so that an import may be repeated: where nothing
+    else is left, there is no job. Raises InvalidLine, naming the line.
     """
-    groups = _checked(lines)
-    at = now()
-    jobs = [_import_job(group, attempts, project, at) for group, attempts in groups.items()]
+    groups, at, jobs = _checked(lines), now(), list[Job]()
     with store.writing() as session:
-        for job, attempts in zip(jobs, groups.values(), strict=True):
+        for group, given in groups.items():
+            known = _remembered(session, group, project)
+            attempts = [each for each in given if (each.arch.key, *_outcome(each.line)) not in known]
+            if not attempts:
+                continue
+            job = _import_job(group, attempts, project, at)
+            jobs.append(job)
             session.add(job)
             session.flush()
             rows = _rows(job, attempts, at)
@@ -186,6 +192,21 @@ def imported(store: Store, lines: Iterable[bytes], *, project: str = "default") 
             job.result = _best(rows)
             append_events(session, job.id, 1, [NewEvent("job.imported", {"candidates": len(rows)})])
     return jobs
+
+
+def _outcome(measured: Line | Candidate) -> tuple[str, str]:
+    return str(measured.state), canonical_json(measured.metrics)
+
+
+def _remembered(session: Session, group: _Group, project: str) -> set[tuple[str, str, str]]:
+    """The keys, states and metrics that the project's jobs have come to in just this way."""
+    query = (
+        select(Candidate)
+        .join(Job, Job.id == Candidate.job_id)
+        .where(Job.project == project, Job.dataset == group.dataset, Candidate.space == group.space)
+        .where(Candidate.signature == group.signature, Candidate.state.in_(ENDED))
+    )
+    return {(row.key, *_outcome(row)) for row in session.scalars(query)}
 
 
 def _checked(lines: Iterable[bytes]) -> Mapping[_Group, Sequence[_Attempt]]:

@@ -69,6 +69,17 @@ def test_an_export_can_be_imported_elsewhere_and_says_the_same(store: Store, tmp
     assert store.jobs(project="another")[0].kind == "import"
 
 
+def test_what_is_remembered_already_is_left_out_of_an_import(store: Store) -> None:
+    some_memory(store)
+    export = [line.encode() for line in exported(store)]
+    assert imported(store, export) == []
+    other = {**json.loads(export[0]), "metrics": {"rfid": 0.4}}
+    (job,) = imported(store, [*export, json.dumps(other).encode()])
+    assert [row.metrics for row in store.candidates(job.id)] == [{"rfid": 0.4}]
+    assert imported(store, [*export, json.dumps(other).encode()]) == []
+    assert len(told(store)) == 3
+
+
 def test_an_export_is_filtered(sqlite_store: Store) -> None:
     some_memory(sqlite_store)
     imported(sqlite_store, lines({}, {"signature": "theirs/seed0"}).splitlines())
@@ -120,7 +131,9 @@ def test_what_several_jobs_have_measured_alike_is_taken_in_once(sqlite_store: St
     (job,) = imported(sqlite_store, body.splitlines())
     (row,) = sqlite_store.candidates(job.id)
     assert (row.state, row.note) == ("completed", "later")
-    assert imported(sqlite_store, "".join(exported(sqlite_store)).encode().splitlines() * 2)
+    twice = "".join(exported(sqlite_store)).encode().splitlines() * 2
+    (job,) = imported(sqlite_store, twice, project="another")
+    assert len(sqlite_store.candidates(job.id)) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"\n\n", b"{", b"[]", b"\xff"])
