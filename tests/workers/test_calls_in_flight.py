@@ -28,9 +28,9 @@ from workers.llm import (
     Usage,
     consult,
 )
-from workers.loop import run_search
 from workers.proposers import make_proposer
 from workers.proposers.proposer import Problem
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 SPACE = SPACES["macro-8"]

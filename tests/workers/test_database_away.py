@@ -19,7 +19,7 @@ from tests.workers.searches import FunctionExecutor, composed, submitted
 from workers.beat import heartbeat
 from workers.executors import TrialTask
 from workers.job import run_job
-from workers.loop import run_search
+from workers.search_run import run_search
 from workers.settings import WorkerSettings
 
 AWAY_SECONDS = 1.5

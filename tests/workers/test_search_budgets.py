@@ -60,9 +60,9 @@ def test_patience_lasts_while_the_front_of_several_objectives_grows(
     def ever_smaller_and_worse(task: TrialTask) -> dict[str, float]:
         trials.append(task.id)
         place = min(len(trials), 8)
-        return {"score": -place, "loss": -place}  # until the eighth, each is better in one of the two
+        return {"score": -place, "latency_ms": -place}  # until the eighth, each is better in one of the two
 
-    objectives = [{"metric": "score"}, {"metric": "loss", "goal": "minimize"}]
+    objectives = [{"metric": "score"}, {"metric": "latency_ms", "goal": "minimize"}]
     request = {**budget(evaluations=40, patience=3), "objectives": objectives}
     job, executor = searched(sqlite_store, tmp_path, ever_smaller_and_worse, **request)
     assert job.reason == "no new best in 3 evaluations"
