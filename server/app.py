@@ -9,8 +9,8 @@ from fastapi.staticfiles import StaticFiles
 
 from server.api import catalogue, comparison, events, exports, families, health, jobs, memory
 from server.api.dependencies import known_parameters
-from server.api.doors import HeadAsGet, OwnNamesOnly
 from server.api.errors import add_error_handlers
+from server.api.middleware import HeadAsGet, OwnNamesOnly
 from server.api.schemas import Problem
 from server.auth import require_key
 from server.dashboard import pages

@@ -18,7 +18,7 @@ from server.store.artifacts import WEIGHTS_FILE
 from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.specs import Budget, ScaleSpec, SearchSpec
 from server.store.states import CandidateState, JobState, Request
-from server.store.tables import Candidate
+from server.store.tables import STOPPED_EARLY, Candidate
 from workers.beat import Beat
 from workers.executors import (
     Done,
@@ -402,7 +402,7 @@ class _Loop:
             flight.id,
             CandidateState.FAILED,
             metrics=dict(stopped.metrics),
-            reason=f"stopped early at step {stopped.step}",
+            reason=f"{STOPPED_EARLY} at step {stopped.step}",
             device_seconds=flight.device_seconds + stopped.device_seconds,
         )
         self._end(flight, outcome)

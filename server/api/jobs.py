@@ -125,27 +125,19 @@ def _detail(row: Job, store: StoreDep) -> JobDetail:
 
 def _details(rows: Sequence[Job], store: StoreDep) -> list[JobDetail]:
     ids = [row.id for row in rows]
-    counts, scores = questions.counts(store, ids), overview.best_scores(store, ids)
+    counts, best = questions.counts(store, ids), overview.best_values(store, rows)
     steps = overview.last_steps(store, [row.id for row in rows if row.kind == "train"])
     ahead = overview.ahead(store, rows)
     return [
         JobDetail(
             **JobView.model_validate(row).model_dump(),
             candidates=counts[row.id],
-            best=_value(row, scores.get(row.id)),
+            best=best.get(row.id),
             step=steps.get(row.id),
             ahead=ahead.get(row.id),
         )
         for row in rows
     ]
-
-
-def _value(row: Job, score: float | None) -> float | None:
-    """The value of the first objective behind a score (higher is better)."""
-    objectives = row.spec.get("objectives")
-    if score is None or not objectives:
-        return None
-    return score if objectives[0]["goal"] == "maximize" else -score
 
 
 # -------------------------------------------------------------------- search memory

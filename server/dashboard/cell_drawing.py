@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 from search_spaces.space import SearchSpace
-from server.dashboard.svg import HEAD, box, dot, drawing, point, tip, words
+from server.dashboard.svg import box, curve, dot, drawing, tip, words
 from server.dashboard.text import option
 
 NODES = ("in", "1", "2", "out")
@@ -48,10 +48,10 @@ def _edge(root: Element, source: int, target: int, operation: str, *, dead: bool
         top = MIDDLE + rise
         # the curve's two handles pull it to `top` at its middle
         handle = top + (top - ends[0][1]) / 3
-        _curve(part, [ends[0], (start + 40, handle), (end - 40, handle), ends[1]], look)
+        curve(part, [ends[0], (start + 40, handle), (end - 40, handle), ends[1]], look)
         at = top
     else:
-        _curve(part, [(start + RADIUS, MIDDLE)] * 2 + [(end - RADIUS - 2, MIDDLE)] * 2, look)
+        curve(part, [(start + RADIUS, MIDDLE)] * 2 + [(end - RADIUS - 2, MIDDLE)] * 2, look)
         at = MIDDLE
     width = LETTER * len(operation) + 16
     box(
@@ -64,24 +64,6 @@ def _edge(root: Element, source: int, target: int, operation: str, *, dead: bool
         radius=7,
     )
     words(part, middle, at + 4.5, operation, f"label {look}{' marked' if changed else ''}", anchor="middle")
-
-
-def _curve(parent: Element, handles: list[tuple[float, float]], look: str) -> None:
-    """A cubic curve with a head at its end, along its last direction."""
-    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = handles
-    dx, dy = (x3 - x2, y3 - y2) if (x3, y3) != (x2, y2) else (x3 - x0, y3 - y0)
-    length = (dx * dx + dy * dy) ** 0.5
-    ux, uy = dx / length, dy / length
-    neck = (x3 - 1.6 * HEAD * ux, y3 - 1.6 * HEAD * uy)
-    route = f"M{point(x0, y0)} C{point(x1, y1)} {point(x2, y2)} {point(*neck)}"
-    SubElement(parent, "path", {"d": route, "class": f"line {look}"})
-    corners = [
-        (x3, y3),
-        (neck[0] - HEAD * uy, neck[1] + HEAD * ux),
-        (neck[0] + HEAD * uy, neck[1] - HEAD * ux),
-    ]
-    shape = " ".join(point(x, y) for x, y in corners)
-    SubElement(parent, "polygon", {"points": shape, "class": f"head {look}"})
 
 
 def _x(node: int) -> float:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from server.dashboard.charts import PALETTE, Axis, Figure, plain_layout, safe, whole_ticks
+from server.dashboard.dependencies import StoreDep
 from server.dashboard.glance import glances
 from server.dashboard.render import page
 from server.dashboard.session import signed_in
@@ -21,14 +22,6 @@ from server.store.tables import Job
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 CHOICE = 100  # jobs to choose from, the newest
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-StoreDep = Annotated[Store, Depends(_store)]
 
 
 @router.get("/compare")

@@ -2,32 +2,24 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.dashboard.charts import BASELINE, BEST, PALETTE, Figure, plain_layout
+from server.dashboard.dependencies import StoreDep
 from server.dashboard.render import page
 from server.dashboard.session import signed_in
 from server.dashboard.text import quantity
 from server.store.families import family_of
 from server.store.records import NotFound
-from server.store.store import Store
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 Json = dict[str, Any]
 
 FLOPS = "FLOPs (multiply-accumulates)"
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-StoreDep = Annotated[Store, Depends(_store)]
 
 
 @router.get("/jobs/{job_id}/family")

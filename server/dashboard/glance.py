@@ -145,21 +145,20 @@ def aims_of(spec: Mapping[str, Any]) -> list[Aim]:
 
 def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
     ids = [job.id for job in jobs]
-    counts, scores = views.counts(store, ids), overview.best_scores(store, ids)
+    counts, best = views.counts(store, ids), overview.best_values(store, jobs)
     steps = overview.last_steps(store, [job.id for job in jobs if job.kind == "train"])
     early = overview.stopped_early(store, ids)
     return [
-        _glance(job, counts[job.id], scores.get(job.id), steps.get(job.id), early.get(job.id, 0))
+        Glance(
+            job,
+            counts[job.id],
+            aims_of(job.spec),
+            best.get(job.id),
+            steps.get(job.id),
+            early.get(job.id, 0),
+        )
         for job in jobs
     ]
-
-
-def _glance(job: Job, counts: Mapping[str, int], score: float | None, step: int | None, early: int) -> Glance:
-    aims, confirmed = aims_of(job.spec), (job.result or {}).get("confirmed")
-    best = aims[0].value(score) if aims and score is not None else None
-    if confirmed is not None:
-        best = confirmed["mean"]  # and not the score that it was chosen by
-    return Glance(job, counts, aims, best, step, early)
 
 
 def _limit(name: str, limit: Mapping[str, float]) -> list[str]:

@@ -7,27 +7,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from server.dashboard.dependencies import StoreDep
 from server.dashboard.render import page
 from server.dashboard.session import signed_in
 from server.store.methods import SEARCH_METHODS, TRAIN_METHODS
 from server.store.records import NotFound
 from server.store.scale_methods import SCALE_METHODS
 from server.store.specs import ScaleSpec, SearchSpec
-from server.store.store import Store
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(signed_in)])
 
 FIRST = "evolution"
 SHOWN = ("name", "space", "dataset", "seed", "objectives", "budget")  # of a method's defaults, in the example
 KINDS = ("search", "train", "scale")
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-StoreDep = Annotated[Store, Depends(_store)]
 
 
 @router.get("/jobs/new")

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from search_spaces import UnknownSpace, find
 from search_spaces.space import SearchSpace
 from server.dashboard import charts, compare, family, new_job
+from server.dashboard.dependencies import StoreDep
 from server.dashboard.diagram import changes, draw
 from server.dashboard.errors import add_error_pages
 from server.dashboard.files import add_files
@@ -55,13 +56,6 @@ def add_dashboard(app: FastAPI) -> None:
     add_files(app)
     add_error_pages(app)
 
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-StoreDep = Annotated[Store, Depends(_store)]
 
 # -------------------------------------------------------------------- jobs
 

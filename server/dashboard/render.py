@@ -36,6 +36,7 @@ FILTERS = (
     text.clock,
     text.option,
     text.compact,
+    text.early,
     text.pretty_json,
     text.event_text,
     seed_of,

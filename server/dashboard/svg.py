@@ -76,15 +76,27 @@ def arrow(parent: Element, points: Sequence[tuple[float, float]], look: str) -> 
     neck = (x1 - 1.6 * HEAD * ux, y1 - 1.6 * HEAD * uy)
     route = " L".join(f"{_n(x)} {_n(y)}" for x, y in [*points[:-1], neck])
     SubElement(parent, "path", {"d": f"M{route}", "class": f"line {look}"})
-    left = (neck[0] - HEAD * uy, neck[1] + HEAD * ux)
-    right = (neck[0] + HEAD * uy, neck[1] - HEAD * ux)
-    corners = " ".join(f"{_n(x)},{_n(y)}" for x, y in ((x1, y1), left, right))
+    _head(parent, (x1, y1), (ux, uy), look)
+
+
+def curve(parent: Element, handles: Sequence[tuple[float, float]], look: str) -> None:
+    """A cubic curve by its four points, with a head at the last one."""
+    (x0, y0), _, (x2, y2), (x3, y3) = handles
+    dx, dy = (x3 - x2, y3 - y2) if (x3, y3) != (x2, y2) else (x3 - x0, y3 - y0)
+    length = (dx * dx + dy * dy) ** 0.5
+    ux, uy = dx / length, dy / length
+    neck = (x3 - 1.6 * HEAD * ux, y3 - 1.6 * HEAD * uy)
+    start, *route = (f"{_n(x)},{_n(y)}" for x, y in [*handles[:-1], neck])
+    SubElement(parent, "path", {"d": f"M{start} C{' '.join(route)}", "class": f"line {look}"})
+    _head(parent, (x3, y3), (ux, uy), look)
+
+
+def _head(parent: Element, end: tuple[float, float], along: tuple[float, float], look: str) -> None:
+    (x, y), (ux, uy) = end, along
+    neck = (x - 1.6 * HEAD * ux, y - 1.6 * HEAD * uy)
+    sides = ((neck[0] - HEAD * uy, neck[1] + HEAD * ux), (neck[0] + HEAD * uy, neck[1] - HEAD * ux))
+    corners = " ".join(f"{_n(x)},{_n(y)}" for x, y in (end, *sides))
     SubElement(parent, "polygon", {"points": corners, "class": f"head {look}"})
-
-
-def point(x: float, y: float) -> str:
-    """A point within a path."""
-    return f"{_n(x)},{_n(y)}"
 
 
 def clean(said: str) -> str:

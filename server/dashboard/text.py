@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from server.store.tables import STOPPED_EARLY
+
 NOTHING = "–"
 UNSAID = ("call", "key", "confirms")  # parts of events that only programs want
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -90,6 +92,11 @@ def compact(architecture: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in architecture.items():
         groups.setdefault(_stem(name), []).append(option(value))
     return [(stem, "·".join(values)) for stem, values in groups.items()]
+
+
+def early(reason: object) -> bool:
+    """Whether this is why a candidate was stopped early."""
+    return isinstance(reason, str) and reason.startswith(STOPPED_EARLY)
 
 
 def pretty_json(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import String, and_, case, cast, func, not_, select
 
 from server.store import views
+from server.store.specs import Objective
 from server.store.states import CandidateState, JobState
 from server.store.store import Store, needs_nothing_more
 from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point
@@ -47,7 +48,22 @@ def job_counts(store: Store) -> dict[JobState, int]:
         return dict.fromkeys(JobState, 0) | dict(found.all())
 
 
-def best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
+def best_values(store: Store, jobs: Sequence[Job]) -> dict[str, float]:
+    """The first objective's value that each job has come to; jobs without any are left out.
+
+    Where the best were measured again, it is the winner's mean, and not the score that it was chosen by.
+    """
+    scores, found = _best_scores(store, [job.id for job in jobs]), {}
+    for job in jobs:
+        if confirmed := (job.result or {}).get("confirmed"):
+            found[job.id] = confirmed["mean"]
+        elif job.id in scores and job.spec.get("objectives"):
+            lead = Objective.model_validate(job.spec["objectives"][0])
+            found[job.id] = lead.score(scores[job.id])  # a score's score is its metric
+    return found
+
+
+def _best_scores(store: Store, job_ids: Sequence[str]) -> dict[str, float]:
     """The highest score of each job's candidates that break no constraint."""
     query = (
         select(Candidate.job_id, func.max(Candidate.score))

@@ -171,6 +171,7 @@ class Artifact(Table):
     created_at: Mapped[datetime]
 
 
+STOPPED_EARLY = "stopped early"  # how the reason of a candidate begins that was poor, and not broken
 CUT_OFF = "cut off: the job went on or ended without an answer; its estimate is counted as spent"
 
 

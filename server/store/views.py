@@ -9,13 +9,10 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from server.store.families import MEMBER, member_id
 from server.store.states import CandidateState
 from server.store.store import Store
-from server.store.tables import Candidate
+from server.store.tables import STOPPED_EARLY, Candidate
 
 SEARCHED = Candidate.confirms.is_(None)  # what was proposed, and not what is measured again
 SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
-
-
-STOPPED_EARLY = "stopped early"  # how the reason of such a candidate begins
 
 
 class InvalidCursor(ValueError):

@@ -101,7 +101,9 @@ def test_the_page_of_the_search_has_a_table_and_names_the_winner(
     assert "winner" in page.text
     assert "35 s" in page.text  # of device time, with what was measured again
     assert len([row for row in page.all("tr", "id") if row.startswith("candidate-")]) == 3
-    assert "0.7" in opened(client, "/").text
+    assert "0.7000" in opened(client, "/").text
+    (listed,) = client.get("/v1/jobs").json()["items"]
+    assert listed["best"] == pytest.approx(0.7)  # and not what the winner was chosen by
 
 
 def test_the_page_of_the_search_tells_what_came_of_it(client: TestClient, confirmed: Confirmed) -> None:

@@ -63,9 +63,12 @@ class Portfolio:
     def _shares(self, memory: SearchMemory, count: int) -> list[int]:
         """Of a batch, from the first in the ranking: half, then half of what is left, and so on."""
         if self._opens(memory):
-            turns = range(memory.begun, memory.begun + count)
-            visits = sum(turn >= ARRIVAL and turn % 2 == ARRIVAL % 2 for turn in turns) if self._guest else 0
-            return [count - visits, visits, *[0] * (len(self._arms) - 2)][: len(self._arms)]
+            opening = [count, *[0] * (len(self._arms) - 1)]
+            if self._guest:
+                turns = range(memory.begun, memory.begun + count)
+                visits = sum(turn >= ARRIVAL and turn % 2 == ARRIVAL % 2 for turn in turns)
+                opening[:2] = count - visits, visits
+            return opening
         shares: list[int] = []
         for _ in self._arms:
             shares.append(math.ceil((count - sum(shares)) / 2))
