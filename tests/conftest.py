@@ -21,11 +21,11 @@ from sqlalchemy.exc import OperationalError
 
 from server.store.engine import make_engine, upgrade
 from server.store.store import Store
-from workers.worker import choose_ray_secret
+from workers.cluster import choose_secret
 
 DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")  # the binaries are there, outside PATH
 os.environ.setdefault("ARCHSMITH_CONFIG", os.devnull)  # no settings file of whoever runs the tests
-choose_ray_secret()  # before any test imports Ray
+choose_secret()  # before any test imports Ray
 torch.set_num_threads(1)
 
 START_TRIES = 200

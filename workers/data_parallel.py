@@ -25,9 +25,10 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from server.store.specs import ResourcesSpec
+from workers.cluster import NAMESPACE
 from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of, follow_trial
 from workers.trial import TrialFailed
-from workers.tune import NAMESPACE, connect, use_assigned_cpus
+from workers.tune import connect, use_assigned_cpus
 
 LOST = "one of its processes was lost: killed, out of memory, or gone with its host"
 LOOK_SECONDS = 0.2

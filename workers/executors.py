@@ -154,6 +154,10 @@ Ending = Done | Failed | StoppedEarly
 Update = Passing | Ending
 
 
+class ClusterLost(RuntimeError):
+    """Nothing is left of what ran the trials, nor will it come back."""
+
+
 class Executor(Protocol):
     """Each submitted task has exactly one Ending; what is told on the way comes before that."""
 

@@ -18,6 +18,7 @@ from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
 from workers.compose_scale import compose_scale
+from workers.executors import ClusterLost
 from workers.job_log import kept_log
 from workers.loop import SearchFailed
 from workers.scale_run import ScalingFailed, run_scale
@@ -40,9 +41,9 @@ def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection)
         threading.Thread(target=_stop_with_worker, args=(leash, claim), daemon=True, name="leash").start()
         try:
             run_job(claim, settings)
-        except OperationalError:
+        except (OperationalError, ClusterLost):
             # The worker counts a lost process, or the lease lapses: either way the job goes on from its rows.
-            log.exception("job %s: the database is away", job_id)
+            log.exception("job %s: what it stands on is away", job_id)
             code = 1
     os._exit(code)  # Ray's threads and a proposer's open call must not keep a finished job's process
 
@@ -50,8 +51,8 @@ def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection)
 def run_job(claim: Claim, settings: WorkerSettings) -> None:
     """Drives one claimed job to an end. A bug here fails the job, not the worker.
 
-    Raises OperationalError where the database was away for too long, or just as something was read: that is
-    not the job's fault.
+    Raises what is not the job's fault: ClusterLost, and OperationalError where the database was away for too
+    long, or just as something was read.
     """
     started = time.monotonic()
     log.info(
@@ -65,7 +66,7 @@ def run_job(claim: Claim, settings: WorkerSettings) -> None:
     except (SearchFailed, TrainingFailed, ScalingFailed, LookupError, ValueError, OSError) as error:
         log.warning("job %s failed: %s", claim.job.id, error)
         _fail(claim, str(error))
-    except OperationalError:
+    except (OperationalError, ClusterLost):
         raise
     except Exception as error:
         log.exception("job %s: a bug", claim.job.id)

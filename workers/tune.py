@@ -21,7 +21,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from workers.cluster import NAMESPACE
 from workers.executors import (
+    ClusterLost,
     Ending,
     Failed,
     Passing,
@@ -36,11 +38,11 @@ from workers.executors import (
 )
 from workers.trial import Gradual
 
-NAMESPACE = "archsmith"
 LOST = "its process was lost: killed, out of memory, or gone with its host"
 STEP, MERIT = "step", "merit"  # what the scheduler reads of a report
 REDUCTION = 3  # one trial of so many goes on
 IDLE_SECONDS = 0.1
+LOOK_SECONDS = 5.0  # from one look at the cluster's nodes to the next
 GRACE_SECONDS = 5.0  # how long after its time a trial may still end by itself
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
 
@@ -153,10 +155,15 @@ class _Relay(Callback):  # type: ignore[misc]
 
     def __init__(self, channel: _Channel) -> None:
         self.channel = channel
+        self.look_at = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if self.channel.stopping.is_set():
             raise Stopped
+        if time.monotonic() >= self.look_at:
+            self.look_at = time.monotonic() + LOOK_SECONDS
+            if not any(node["Alive"] for node in ray.nodes()):  # Tune would wait for one for ever
+                raise ClusterLost("all hosts of the Ray cluster were lost")
         for trial, since in self.channel.holding.values():
             if _overdue(trial.config["task"].task, time.monotonic() - since):
                 _kill(trial)  # what it hangs in does not end by being asked; on_trial_error tells it
@@ -326,7 +333,7 @@ class TuneExecutor:
         return self._channel.withdraw()
 
     def poll(self, timeout: float) -> list[Update]:
-        """Raises RuntimeError where Ray Tune itself has broken down."""
+        """Raises ClusterLost, and RuntimeError where Ray Tune itself has broken down."""
         updates: list[Update] = []
         try:
             updates.append(self._channel.updates.get(timeout=timeout))
@@ -335,6 +342,8 @@ class TuneExecutor:
         except queue.Empty:
             pass
         if not updates and not self._thread.is_alive():
+            if isinstance(self._failure, ClusterLost):
+                raise self._failure
             raise RuntimeError(f"Ray Tune has stopped: {self._failure}") from self._failure
         return updates
 

@@ -7,7 +7,6 @@ the job goes straight back to the queue.
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from server.store.settings import explained
 from server.store.specs import trains
 from server.store.store import Store
 from server.store.tables import Worker as WorkerRow
+from workers.cluster import LocalRay, choose_secret
 from workers.settings import WorkerSettings
 
 log = logging.getLogger("workers")
@@ -56,12 +56,12 @@ class Worker:
         self.store: Store = settings.store()
         self.stop = threading.Event()
         self.running: list[_JobProcess] = []
-        self.ray_address = settings.ray_address
+        self.local_ray: LocalRay | None = None
         self.started_at = now()
         self.reported_at: datetime | None = None
         os.environ["OMP_NUM_THREADS"] = "1"  # of the job processes; trials have their own
-        if not self.ray_address:
-            choose_ray_secret()
+        if not settings.ray_address:
+            choose_secret()
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(PRELOADED)
 
@@ -104,9 +104,9 @@ class Worker:
             self._hand_over(claim)
 
     def _hand_over(self, claim: Claim) -> None:
-        if trains(claim.spec) and not self.ray_address:
-            self.ray_address = start_ray(self.settings)
-            claim.beat()  # that took seconds; the lease begins now
+        if trains(claim.spec) and not self.settings.ray_address:
+            self._need_local_ray()
+            claim.beat()  # that may have taken seconds; the lease begins now
         ours, theirs = self._processes.Pipe()
         grows = self.settings.ray_grows and bool(self.settings.ray_address)
         settings = self.settings.model_copy(update={"ray_address": self.ray_address, "ray_grows": grows})
@@ -116,6 +116,22 @@ class Worker:
         self.running.append(_JobProcess(process, ours, claim))
         self.reported_at = None
         log.info("job %s: attempt %d", claim.job.id, claim.attempt)
+
+    @property
+    def ray_address(self) -> str:
+        return self.local_ray.address if self.local_ray else self.settings.ray_address
+
+    def _need_local_ray(self) -> None:
+        """Starts it, also in place of one that was lost."""
+        if self.local_ray is not None and self.local_ray.runs():
+            return
+        self._stop_local_ray()
+        self.local_ray = LocalRay.start(self.settings.ray_cpus)
+
+    def _stop_local_ray(self) -> None:
+        if self.local_ray is not None:
+            self.local_ray.stop()
+            self.local_ray = None
 
     def _reap(self) -> None:
         """Puts the jobs of processes that died back in the queue."""
@@ -152,7 +168,7 @@ class Worker:
                 driven.process.kill()
                 driven.process.join()
         self.store.forget_worker(self.settings.worker_name)
-        stop_ray()
+        self._stop_local_ray()
 
 
 def _drive(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
@@ -160,33 +176,6 @@ def _drive(job_id: str, attempt: int, settings: WorkerSettings, leash: Connectio
     from workers import job
 
     job.main(job_id, attempt, settings, leash)
-
-
-def choose_ray_secret() -> None:
-    """Sets the secret of a local cluster, for this process and those it starts; before Ray is imported."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def start_ray(settings: WorkerSettings) -> str:
-    """A local Ray cluster that lives and dies with this process; gives its address."""
-    import ray
-
-    context = ray.init(
-        num_cpus=settings.ray_cpus,
-        include_dashboard=False,
-        namespace="archsmith",
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
-    return str(context.address_info["address"])
-
-
-def stop_ray() -> None:
-    if "ray" in sys.modules:
-        import ray
-
-        ray.shutdown()
 
 
 def main() -> None:

@@ -188,6 +188,30 @@ def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> 
     wait_for(lambda: not actors(served), "end of the job's actors")
 
 
+def kill_the_raylet(client: Client) -> None:
+    (raylet,) = [
+        pid for pid in processes(worker_pid(client)) if command(pid).split(b"\0")[0].endswith(b"raylet")
+    ]
+    os.kill(raylet, signal.SIGKILL)
+
+
+def test_a_search_goes_on_when_the_local_ray_is_lost_under_it(served: Client) -> None:
+    job = served.submit(TINY_SEARCH)
+    wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
+    kill_the_raylet(served)
+    assert end_of(served, job["id"]) == "succeeded"
+    check_whole(served, job["id"], 6)
+
+
+def test_a_search_runs_though_the_local_ray_was_lost_before(served: Client) -> None:
+    first = served.submit({**TINY_SEARCH, "budget": {"evaluations": 2}})
+    assert end_of(served, first["id"]) == "succeeded"
+    kill_the_raylet(served)
+    job = served.submit({**TINY_SEARCH, "seed": 1})
+    assert end_of(served, job["id"]) == "succeeded"
+    check_whole(served, job["id"], 6)
+
+
 def test_a_paused_search_finishes_its_trials_and_goes_on_when_resumed(served: Client) -> None:
     job = served.submit(TINY_SEARCH)
     wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
