@@ -26,7 +26,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from server.store.specs import ResourcesSpec
 from workers.cluster import NAMESPACE
-from workers.executors import Done, Failed, Passing, TrialTask, Update, end_of, follow_trial
+from workers.executors import ClusterLost, Done, Failed, Passing, TrialTask, Update, end_of, follow_trial
 from workers.trial import TrialFailed
 from workers.tune import connect, use_assigned_cpus
 
@@ -79,11 +79,12 @@ class DataParallelExecutor:
         self._driver.stdin.flush()
 
     def poll(self, timeout: float) -> list[Update]:
+        """Raises ClusterLost."""
         deadline = time.monotonic() + timeout
         while self._driver is not None:
             # asked before the mailbox is emptied: what the driver's processes have told is then all there
             over = self._driver.poll() is not None
-            updates: list[Update] = ray.get(self._mailbox.take.remote())
+            updates = self._told()
             ended = any(isinstance(update, Done | Failed) for update in updates)
             if over and not ended:
                 updates.append(Failed(self._task.id, LOST, crashed=True))
@@ -93,6 +94,13 @@ class DataParallelExecutor:
                 return updates
             time.sleep(LOOK_SECONDS)
         return []
+
+    def _told(self) -> list[Update]:
+        try:
+            told: list[Update] = ray.get(self._mailbox.take.remote())
+        except ray.exceptions.RayActorError as error:
+            raise ClusterLost("what the training has told was lost with its host") from error
+        return told
 
     def waiting(self) -> list[str]:
         return []  # Ray Train does not tell when it has found room

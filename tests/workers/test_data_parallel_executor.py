@@ -8,8 +8,10 @@ import pytest
 
 from search_spaces import find
 from server.store.specs import DiffusionRecipe, ResourcesSpec
+from workers.cluster import NAMESPACE
 from workers.executors import (
     CHECKPOINT,
+    ClusterLost,
     Done,
     Executor,
     Failed,
@@ -111,3 +113,22 @@ def test_a_stop_ends_the_processes_and_leaves_the_checkpoint(tmp_path: Path, dig
         assert time.monotonic() < deadline, "the processes still hold their processors"
         time.sleep(0.2)
     assert (tmp_path / "artifacts" / "three" / "candidate" / CHECKPOINT).is_file()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_loss_of_the_host_that_holds_the_updates_is_told(tmp_path: Path, digits_cache: Path) -> None:
+    import ray
+
+    from workers.data_parallel import DataParallelExecutor
+
+    executor = DataParallelExecutor(ResourcesSpec(workers=2), tmp_path / "ray")
+    executor.submit(task(tmp_path, digits_cache, "four", steps=1_000_000, preview_every=0))
+    try:
+        updates_until(executor, Progress)
+        named = ray.util.list_named_actors(all_namespaces=True)
+        (mailbox,) = [actor for actor in named if actor["namespace"] == NAMESPACE]  # others are Ray's own
+        ray.kill(ray.get_actor(**mailbox))
+        with pytest.raises(ClusterLost):
+            updates_until(executor, Done, Failed)
+    finally:
+        executor.stop()
