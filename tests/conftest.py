@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from server.store.engine import make_engine, upgrade
 from server.store.store import Store
-from workers.cluster import choose_secret
+from workers.cluster import LocalRay, choose_secret
 
 DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")  # the binaries are there, outside PATH
 os.environ.setdefault("ARCHSMITH_CONFIG", os.devnull)  # no settings file of whoever runs the tests
@@ -296,14 +296,9 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """A local cluster of two processors that the tests of a session share; its address."""
-    import ray
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield ray.get_runtime_context().gcs_address
-    if started:
-        ray.shutdown()
+    cluster = LocalRay.start(2)
+    yield cluster.address
+    cluster.stop()
 
 
 # -------------------------------------------------------------------- processes

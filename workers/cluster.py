@@ -9,6 +9,12 @@ import socket
 from dataclasses import dataclass
 
 NAMESPACE = "archsmith"
+SETTINGS = {
+    # whole packages only: ours are found by the driver's path, which is not known yet
+    "RAY_preload_python_modules": "torch,ray.tune",
+    "RAY_prestart_worker_first_driver": "0",  # these would lack the environment that Tune asks for
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # else soon after trials take all processors
+}
 
 
 def choose_secret() -> None:
@@ -26,6 +32,8 @@ class LocalRay:
     @classmethod
     def start(cls, cpus: int) -> "LocalRay":
         """A cluster of so many processors."""
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         import ray
 
         context = ray.init(

@@ -1,7 +1,8 @@
-"""One job in a process of its own, which the worker forks when it has claimed the job.
+"""One job in a process of its own, which the worker forks.
 
-The end of the pipe between the two means that the worker is gone or wants its job back: the claim is released
-at once, so that another worker can go on.
+A process may stand by for its job, and is then ready to begin trials. The end of the pipe between the two
+means that the worker is gone or wants its job back: the claim is released at once, so that another worker can
+go on.
 """
 
 import logging
@@ -13,7 +14,7 @@ from multiprocessing.connection import Connection
 from sqlalchemy.exc import OperationalError
 
 from server.store.claim import Claim, LostClaim
-from server.store.specs import ScaleSpec, SearchSpec, TrainSpec
+from server.store.specs import ScaleSpec, SearchSpec, TrainSpec, TrialsSpec
 from server.store.states import JobState
 from workers.beat import Beat, heartbeat
 from workers.compose import compose_search, compose_training
@@ -31,8 +32,12 @@ log = logging.getLogger("workers.job")
 GRACE_SECONDS = 5.0
 
 
-def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
-    """What the forked process does."""
+def main(settings: WorkerSettings, leash: Connection) -> None:
+    """What the forked process does: it drives the job that it is told of."""
+    try:
+        job_id, attempt = leash.recv()
+    except EOFError:
+        os._exit(0)  # the worker is gone
     code = 0
     with kept_log(settings.artifacts(), job_id):
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s job: %(message)s")
@@ -46,6 +51,16 @@ def main(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection)
             log.exception("job %s: what it stands on is away", job_id)
             code = 1
     os._exit(code)  # Ray's threads and a proposer's open call must not keep a finished job's process
+
+
+def stand_by(settings: WorkerSettings, leash: Connection) -> None:
+    """As `main`, for a job that trains: all that its trials wait for is done before it is told of."""
+    from workers import tune  # Ray takes seconds to import; a table look-up does not wait for it
+
+    tune.connect(settings.ray_address)
+    tune.start_ahead(min(TrialsSpec().parallel, settings.ray_cpus))
+    leash.send("ready")
+    main(settings, leash)
 
 
 def run_job(claim: Claim, settings: WorkerSettings) -> None:
@@ -95,7 +110,7 @@ def _stop_with_worker(leash: Connection, claim: Claim) -> None:
     try:
         leash.recv()
     except EOFError:
-        pass  # nothing is ever sent: this is the end of the pipe
+        pass  # nothing is sent after the order: this is the end of the pipe
     threading.Timer(GRACE_SECONDS, os._exit, args=(1,)).start()
     try:
         claim.release("its worker stopped")

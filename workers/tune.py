@@ -45,6 +45,8 @@ IDLE_SECONDS = 0.1
 LOOK_SECONDS = 5.0  # from one look at the cluster's nodes to the next
 GRACE_SECONDS = 5.0  # how long after its time a trial may still end by itself
 STOP_SECONDS = 10.0  # how long a stop waits for Tune to clear its actors
+LEASE_SECONDS = 0.1  # until Ray has begun to start a process for a task
+PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 
 class Stopped(RuntimeError):
@@ -377,3 +379,27 @@ def lack(cpus: float, gpus: float, processes: int = 1) -> str:
     if processes == 1:
         return f"asks for {wanted} on one host, no host of this cluster has both"
     return f"asks for {processes} processes with {wanted} each, this cluster has room for {room}"
+
+
+def start_ahead(count: int) -> None:
+    """Has Ray start processes in which trials of this driver can begin at once.
+
+    Ray gives an actor a process that waits, where there is one of its driver and its environment that has run
+    nothing. Such ones remain of tasks that are taken back while their processes start. Should Ray come to do
+    otherwise, trials wait for processes of their own.
+    """
+    nothing = ray.remote(num_cpus=0, runtime_env=_environment_of_trials())(_nothing)
+    tasks = [nothing.remote() for _ in range(count)]
+    time.sleep(LEASE_SECONDS)
+    for task in tasks:
+        ray.cancel(task)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _environment_of_trials() -> dict[str, Any]:
+    """The runtime environment in which Tune starts its actors."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {"env_vars": {"PL_DISABLE_FORK": "1", **passed_on}}

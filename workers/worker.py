@@ -1,7 +1,7 @@
 """The worker: claims jobs, gives each a process of its own, and starts local Ray when the first needs it.
 
 The processes are forked from one that has already imported what takes seconds. When one dies under its job,
-the job goes straight back to the queue.
+the job goes straight back to the queue. While none is at work, one stands by for the next job that trains.
 """
 
 import logging
@@ -11,6 +11,9 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection
@@ -39,11 +42,21 @@ PRELOADED = ["workers.job", "workers.tune", "workers.evaluators.diffusion"]
 
 
 @dataclass(frozen=True)
-class _JobProcess:
-    """A process that drives a job; closing the leash makes it give the job back and end."""
+class _Driver:
+    """A process that drives the job it is told of; closing the leash makes it give that back and end."""
 
     process: ForkServerProcess
     leash: Connection
+
+    def end(self) -> None:
+        """Only before it was told of a job: it holds nothing yet."""
+        self.process.kill()
+        self.process.join()
+        self.leash.close()
+
+
+@dataclass(frozen=True)
+class _JobProcess(_Driver):
     claim: Claim
 
 
@@ -56,6 +69,8 @@ class Worker:
         self.store: Store = settings.store()
         self.stop = threading.Event()
         self.running: list[_JobProcess] = []
+        self.spare: _Driver | None = None
+        self.busy_at = 0.0
         self.local_ray: LocalRay | None = None
         self.started_at = now()
         self.reported_at: datetime | None = None
@@ -99,6 +114,7 @@ class Worker:
         if len(self.running) < self.settings.worker_slots:
             claim = self.store.claim(self.settings.worker_name, self.settings.lease)
         if claim is None:
+            self._keep_spare()
             self.store.signals.wait("jobs", IDLE_SECONDS)
         else:
             self._hand_over(claim)
@@ -107,15 +123,40 @@ class Worker:
         if trains(claim.spec) and not self.settings.ray_address:
             self._need_local_ray()
             claim.beat()  # that may have taken seconds; the lease begins now
+        driver = (self._take_spare() if trains(claim.spec) else None) or self._fork(_drive)
+        with suppress(ConnectionError):  # it has just died, and is reaped in the next turn
+            driver.leash.send((claim.job.id, claim.attempt))
+        self.running.append(_JobProcess(driver.process, driver.leash, claim))
+        self.reported_at = None
+        log.info("job %s: attempt %d", claim.job.id, claim.attempt)
+
+    def _fork(self, target: Callable[[WorkerSettings, Connection], None]) -> _Driver:
         ours, theirs = self._processes.Pipe()
         grows = self.settings.ray_grows and bool(self.settings.ray_address)
         settings = self.settings.model_copy(update={"ray_address": self.ray_address, "ray_grows": grows})
-        process = self._processes.Process(target=_drive, args=(claim.job.id, claim.attempt, settings, theirs))
+        process = self._processes.Process(target=target, args=(settings, theirs))
         process.start()
         theirs.close()
-        self.running.append(_JobProcess(process, ours, claim))
-        self.reported_at = None
-        log.info("job %s: attempt %d", claim.job.id, claim.attempt)
+        return _Driver(process, ours)
+
+    def _keep_spare(self) -> None:
+        """Beside no job, nor between one and the next: it would take the processors from trials."""
+        if self.running:
+            self.busy_at = time.monotonic()
+        elif (
+            self.spare is None
+            and self.local_ray is not None
+            and time.monotonic() > self.busy_at + IDLE_SECONDS
+        ):
+            self.spare = self._fork(_stand_by)
+
+    def _take_spare(self) -> _Driver | None:
+        """A process that stands by for a job, if one is ready to."""
+        spare, self.spare = self.spare, None
+        if spare is None or (spare.process.is_alive() and spare.leash.poll()):
+            return spare
+        spare.end()
+        return None
 
     @property
     def ray_address(self) -> str:
@@ -129,6 +170,9 @@ class Worker:
         self.local_ray = LocalRay.start(self.settings.ray_cpus)
 
     def _stop_local_ray(self) -> None:
+        if self.spare is not None:
+            self.spare.end()
+            self.spare = None
         if self.local_ray is not None:
             self.local_ray.stop()
             self.local_ray = None
@@ -171,11 +215,19 @@ class Worker:
         self._stop_local_ray()
 
 
-def _drive(job_id: str, attempt: int, settings: WorkerSettings, leash: Connection) -> None:
-    """What a forked process does; there, all of this has been imported. The worker itself stays light."""
+# What forked processes do; there, all of this has been imported. The worker itself stays light.
+
+
+def _drive(settings: WorkerSettings, leash: Connection) -> None:
     from workers import job
 
-    job.main(job_id, attempt, settings, leash)
+    job.main(settings, leash)
+
+
+def _stand_by(settings: WorkerSettings, leash: Connection) -> None:
+    from workers import job
+
+    job.stand_by(settings, leash)
 
 
 def main() -> None:

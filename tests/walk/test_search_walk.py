@@ -188,6 +188,40 @@ def test_cancelling_a_running_search_leaves_no_process_of_it(served: Client) -> 
     wait_for(lambda: not actors(served), "end of the job's actors")
 
 
+def waiting(client: Client) -> set[int]:
+    """The processes of Ray that wait for a trial."""
+    return {pid for pid in processes(worker_pid(client)) if b"ray::IDLE" in command(pid)}
+
+
+def spare(client: Client) -> int:
+    """The process that stands by for the next job: forked, and driving none."""
+    forks = [pid for pid in processes(worker_pid(client)) if b"forkserver" in command(pid)]
+    driving = workers(client)[-1]["jobs"].values()
+    (found,) = {pid for fork in forks for pid in processes(fork) if pid in forks} - set(driving)
+    return found
+
+
+def test_the_next_search_runs_in_processes_that_waited_for_it(served: Client) -> None:
+    first = served.submit({**TINY_SEARCH, "budget": {"evaluations": 2}})
+    assert end_of(served, first["id"]) == "succeeded"
+    ready = wait_for(lambda: len(found := waiting(served)) == 2 and found, "processes that wait")
+    standing_by = spare(served)
+
+    job = served.submit({**TINY_SEARCH, "seed": 1})
+    assert set(wait_for(lambda: actors(served), "trials")) <= ready
+    assert job_process(served, job["id"]) == standing_by
+    served.cancel(job["id"])
+    wait_for(lambda: served.job(job["id"])["state"] == "cancelled", "cancellation")
+    wait_for(lambda: not any(alive(pid) for pid in [standing_by, *ready]), "end of all that it had")
+
+    wait_for(lambda: len(waiting(served)) == 2, "processes that wait again")
+    os.kill(spare(served), signal.SIGKILL)
+    wait_for(lambda: not waiting(served), "end of what waited with the lost process")
+    last = served.submit({**TINY_SEARCH, "seed": 2, "budget": {"evaluations": 2}})
+    assert end_of(served, last["id"]) == "succeeded"
+    check_whole(served, last["id"], 2)
+
+
 def kill_the_raylet(client: Client) -> None:
     (raylet,) = [
         pid for pid in processes(worker_pid(client)) if command(pid).split(b"\0")[0].endswith(b"raylet")

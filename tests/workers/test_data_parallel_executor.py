@@ -1,7 +1,6 @@
 """A training shared by two processes on Ray Train: the same as by one, and gone when it is stopped."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,23 +23,10 @@ from workers.executors import (
     Update,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 SPACE = find("unet-8")
 PATIENCE_SECONDS = 200.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local cluster, unless another test of this session has one."""
-    import ray
-
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    if ours:
-        ray.shutdown()
 
 
 def task(tmp_path: Path, cache: Path, job_id: str, **recipe: int) -> TrialTask:
@@ -77,7 +63,6 @@ def losses(updates: list[Update]) -> list[float]:
     return [update.metrics["loss"] for update in updates if isinstance(update, Progress)]
 
 
-@pytest.mark.usefixtures("cluster")
 def test_two_processes_come_to_the_losses_and_files_of_one(tmp_path: Path, digits_cache: Path) -> None:
     from workers.data_parallel import DataParallelExecutor
 
@@ -97,7 +82,6 @@ def test_two_processes_come_to_the_losses_and_files_of_one(tmp_path: Path, digit
     assert shared.poll(0.1) == []
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_stop_ends_the_processes_and_leaves_the_checkpoint(tmp_path: Path, digits_cache: Path) -> None:
     import ray
 
@@ -115,7 +99,6 @@ def test_a_stop_ends_the_processes_and_leaves_the_checkpoint(tmp_path: Path, dig
     assert (tmp_path / "artifacts" / "three" / "candidate" / CHECKPOINT).is_file()
 
 
-@pytest.mark.usefixtures("cluster")
 def test_the_loss_of_the_host_that_holds_the_updates_is_told(tmp_path: Path, digits_cache: Path) -> None:
     import ray
 
