@@ -15,6 +15,7 @@ from rich.console import Console
 from server.client import Client, ServerUnreachable
 from server.terminal import confirmed, describe, follow
 
+USUAL_PORT = 8000
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
@@ -36,7 +37,7 @@ def run_demo(data_dir: Path, evaluations: int) -> None:
     """Serves, submits over REST, follows the search, and tells what was found. Raises RuntimeError."""
     console = Console()
     with ExitStack() as exits:
-        url = exits.enter_context(serving(data_dir))
+        url = exits.enter_context(serving(data_dir, USUAL_PORT))
         client = exits.enter_context(Client(url))
         console.print(f"Archsmith serves at [link={url}]{url}[/link] (data in {data_dir.absolute()})")
         job = client.submit({**REQUEST, "budget": {"evaluations": evaluations}})
@@ -79,10 +80,10 @@ def _report(console: Console, client: Client, job: Mapping[str, Any], data_dir: 
 
 
 @contextmanager
-def serving(data_dir: Path) -> Iterator[str]:
-    """`archsmith serve` on a free port, in a process of its own; gives its address."""
+def serving(data_dir: Path, wanted_port: int = 0) -> Iterator[str]:
+    """`archsmith serve` in a process of its own, on the wanted port if that is free; gives its address."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = _free_port(wanted_port)
     command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     log_file = data_dir / "serve.log"
     with log_file.open("ab") as log:
@@ -110,9 +111,9 @@ def _wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log_fi
     raise RuntimeError(f"the server did not answer within {START_SECONDS:g} s; see {log_file}")
 
 
-def _free_port() -> int:
-    """8000 where it is free, else any."""
-    for port in (8000, 0):
+def _free_port(wanted: int) -> int:
+    """The wanted one where it is free, else any."""
+    for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -66,6 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # at once: until one listens, another can be bound to the same port
     except OSError as error:
         listener.close()
         raise CannotServe(

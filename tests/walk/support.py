@@ -70,3 +70,33 @@ def command(pid: int) -> bytes:
 def alive(pid: int) -> bool:
     """Whether the process runs; one that has ended and waits to be reaped does not."""
     return command(pid) != b""
+
+
+def workers(client: Client) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = wait_for(lambda: client._json("GET", "/v1/cluster"), "worker")
+    return found
+
+
+def worker_pid(client: Client) -> int:
+    return int(workers(client)[-1]["pid"])
+
+
+def job_process(client: Client, job_id: str) -> int:
+    """The process that drives a job."""
+    return int(wait_for(lambda: workers(client)[-1]["jobs"].get(job_id), "process of the job"))
+
+
+def completed(client: Client, job_id: str) -> int:
+    return int(client.job(job_id)["candidates"].get("completed", 0))
+
+
+def check_whole(client: Client, job_id: str, evaluations: int) -> None:
+    """Every candidate once, every event once, every completion told once."""
+    candidates = list(client.candidates(job_id))
+    assert [c["number"] for c in candidates] == list(range(1, evaluations + 1))
+    assert len({c["key"] for c in candidates}) == evaluations
+    assert {c["state"] for c in candidates} == {"completed"}
+    events = list(client.events(job_id))
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    ends = [event["candidate_id"] for event in events if event["kind"] == "candidate.completed"]
+    assert sorted(ends) == sorted(c["id"] for c in candidates)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from server import cli
 from server.client import Client
-from tests.walk.support import TINY_SEARCH, end_of, wait_for
+from tests.walk.support import TINY_SEARCH, end_of, job_process
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -67,13 +67,3 @@ def first_event(client: Client, job_id: str, kind: str) -> dict[str, Any]:
         if event["kind"] == kind:
             return event
     raise AssertionError(f"the job ended without {kind}")
-
-
-def job_process(client: Client, job_id: str) -> int:
-    """The process that drives a job."""
-
-    def process() -> object:
-        workers: Any = client._json("GET", "/v1/cluster")
-        return workers[-1]["jobs"].get(job_id)
-
-    return int(wait_for(process, "process of the job"))
