@@ -73,6 +73,12 @@ class Search:
     """Where this search measures candidates of the job again, with its own seed: their ids."""
 
 
+TAKEN_UP = {  # why a candidate that has begun is run again
+    CandidateState.RUNNING: "the process that ran it was lost",
+    CandidateState.STOPPED: "taken up after a pause",
+}
+
+
 @dataclass
 class _Flight:
     """A candidate that is being measured. `device_seconds` is what tries before this one have taken."""
@@ -82,8 +88,11 @@ class _Flight:
     cost: Cost
     origin: str
     note: str = ""
-    tries: int = 1
     device_seconds: float = 0.0
+    taken_up: str = ""
+    """Why it is run again, where it had begun before this process."""
+    crashes: int = 0
+    """In this process; a loss of the process itself is the job's, and none of the candidate's retries."""
     since: float = field(default_factory=time.monotonic)
     done: Done | None = None
     """Measured, and waiting for the baseline's result to be scored by."""
@@ -161,8 +170,9 @@ class _Loop:
         self.withdrawn: list[_Flight] = []  # begun, and taken back before they held a device
 
     def run(self) -> tuple[JobState, str]:
-        for flight in self.state.flying.values():  # cut off by a crash or a pause: run again
-            self.claim.retry(flight.id, "the process that ran it was lost")
+        self._check_baseline()
+        for flight in self.state.flying.values():
+            self.claim.retry(flight.id, flight.taken_up)
             self.search.executor.submit(self._task(flight))
         try:
             while True:
@@ -197,8 +207,18 @@ class _Loop:
             self.asks.shutdown(wait=False, cancel_futures=True)
 
     def _busy(self) -> bool:
-        """Whether what is paid for has no end on record yet: a trial, or the proposer's question."""
-        return bool(self.state.flying) or (self.asked is not None and not self.asked.done())
+        """Whether what is paid for may still end: a trial, or the proposer's question.
+
+        Where the baseline was withdrawn, what waits for it waits until it is taken up again.
+        """
+        measuring = any(flight.done is None for flight in self.state.flying.values())
+        return measuring or (self.asked is not None and not self.asked.done())
+
+    def _check_baseline(self) -> None:
+        """Raises SearchFailed where the baseline has failed: nothing can be scored without it."""
+        for attempt in self.state.memory.attempts:
+            if attempt.origin == "baseline" and attempt.score is None:
+                raise SearchFailed(f"the baseline could not be measured: {attempt.note}")
 
     def _check_any_fit(self) -> None:
         """Raises SearchFailed where constraints left nothing to try, but for the baseline."""
@@ -410,8 +430,8 @@ class _Loop:
     def _failed(self, flight: _Flight, failed: Failed) -> None:
         spent = flight.held_seconds() if failed.device_seconds is None else failed.device_seconds
         flight.device_seconds += spent
-        if failed.crashed and flight.tries <= self.spec.config.trials.retries:
-            flight.tries += 1
+        flight.crashes += failed.crashed
+        if failed.crashed and flight.crashes <= self.spec.config.trials.retries:
             flight.since = time.monotonic()
             self._flush()  # a cheap one may not be on record yet
             self.claim.retry(flight.id, failed.reason, device_seconds=spent)
@@ -424,9 +444,9 @@ class _Loop:
             device_seconds=flight.device_seconds,
         )
         self._end(flight, outcome)
-        if self.spec.config.baseline and not self.state.reference:
+        if flight.origin == "baseline":
             self._flush()
-            raise SearchFailed(f"the baseline could not be measured: {failed.reason}")
+            self._check_baseline()
         limit = FAILURES_IN_A_ROW if self.state.memory.scored else FAILURES_AT_START
         if self.state.failures >= limit:
             self._flush()
@@ -505,7 +525,7 @@ def _restore(claim: Claim, search: Search) -> _State:
             arch = search.space.parse_key(row.key)
             cost = Cost(row.params, row.macs)
             state.flying[row.id] = _Flight(
-                row.id, arch, cost, row.origin, row.note, row.tries, row.device_seconds
+                row.id, arch, cost, row.origin, row.note, row.device_seconds, TAKEN_UP[row.state]
             )
             state.memory = state.memory.asked(arch)
     return state

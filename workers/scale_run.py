@@ -46,12 +46,11 @@ from workers.family import (
     sample,
     sampling,
 )
-from workers.loop import POLL_SECONDS, Search, drive, incumbent, out_of_time, remembered
+from workers.loop import POLL_SECONDS, TAKEN_UP, Search, drive, incumbent, out_of_time, remembered
 from workers.memory import SearchMemory
 from workers.proposers.mcea import Markov, MarkovEvolution, Round
 from workers.proposers.proposer import Problem
 from workers.recipes.supernet import SECONDS, SUPERNET_FILE
-from workers.training_run import STOPS, TAKEN_UP
 from workers.trial import Measurement
 
 SUPERNET, MEMBER, CHECK = "super-supernet", "family", "retraining"  # origins, beside those of the search
@@ -65,11 +64,7 @@ class ScalingFailed(RuntimeError):
 
 
 class Interrupted(Exception):
-    """The user has paused or cancelled the job."""
-
-    def __init__(self, state: JobState) -> None:
-        super().__init__(state)
-        self.state = state
+    """The user wants the job to stop."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,11 @@ def run_scale(claim: Claim, scaling: Scaling, beat: Beat) -> None:
     """
     try:
         reason, report = _scaled(claim, scaling, beat)
-    except Interrupted as stop:
-        claim.finish(stop.state)
+    except Interrupted:
+        if claim.release() is JobState.CANCELLED:
+            artifacts = ArtifactStore(scaling.setup.artifact_root)
+            for row in claim.candidates():
+                _forget_checkpoint(artifacts, claim, row.id)
         return
     file = _stored(report, claim, scaling)
     claim.finish(
@@ -118,7 +116,7 @@ def _scaled(claim: Claim, scaling: Scaling, beat: Beat) -> tuple[str, Json]:
         proposer, search = _search(claim, scaling, weights, executor)
         state, reason = drive(claim, search, beat)
         if state is not JobState.SUCCEEDED:
-            raise Interrupted(state)
+            raise Interrupted
         memory = remembered(claim, search)
         standing = proposer.standing(memory)
         if not standing.rounds:
@@ -392,10 +390,7 @@ def _trained(
     while flights:
         beat.check()
         if beat.request is not None:
-            if STOPS[beat.request] is JobState.CANCELLED:
-                for candidate_id in flights:
-                    _forget_checkpoint(artifacts, claim, candidate_id)
-            raise Interrupted(STOPS[beat.request])
+            raise Interrupted
         now = time.monotonic()
         spent += (now - looked_at) * devices(len(flights))
         looked_at = now

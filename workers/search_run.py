@@ -37,8 +37,10 @@ def run_search(claim: Claim, search: Search, beat: Beat) -> None:
             reason = "; ".join(filter(None, (reason, words)))
     finally:
         search.executor.stop()
-    result = _result(claim, search, confirmed) if state is JobState.SUCCEEDED else None
-    claim.finish(state, reason=reason, result=result)
+    if state is JobState.SUCCEEDED:
+        claim.finish(state, reason=reason, result=_result(claim, search, confirmed))
+    else:
+        claim.release()
 
 
 # -------------------------------------------------------------------- the confirmation

@@ -10,7 +10,7 @@ from search_spaces.space import Architecture
 from server.store.artifacts import ArtifactStore
 from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.specs import TrainSpec
-from server.store.states import CandidateState, JobState, Request
+from server.store.states import CandidateState, JobState
 from server.store.tables import Candidate
 from workers.beat import Beat
 from workers.executors import (
@@ -26,13 +26,7 @@ from workers.executors import (
     Update,
     artifact_folder,
 )
-from workers.loop import POLL_SECONDS
-
-TAKEN_UP = {  # why a candidate that has begun is run again
-    CandidateState.RUNNING: "the process that ran it was lost",
-    CandidateState.STOPPED: "taken up after a pause",
-}
-STOPS = {Request.CANCEL: JobState.CANCELLED, Request.PAUSE: JobState.PAUSED}
+from workers.loop import POLL_SECONDS, TAKEN_UP
 
 
 class TrainingFailed(RuntimeError):
@@ -54,16 +48,16 @@ def run_training(claim: Claim, training: Training, beat: Beat) -> None:
     """Runs the job to its end, or until its user pauses or cancels it. Raises TrainingFailed, LostClaim."""
     row = _begun(claim, training)
     try:
-        state = _drive(claim, training, beat, row)
+        trained = _drive(claim, training, beat, row)
     except TrainingFailed:
         _forget_checkpoint(training, row)
         raise
     finally:
         training.executor.stop()
-    row = claim.store.candidate(row.id)
-    result = {"best": row.id, "metrics": row.metrics, "key": row.key}
-    claim.finish(state, result=result if state is JobState.SUCCEEDED else None)
-    if state is not JobState.PAUSED:
+    if trained:
+        row = claim.store.candidate(row.id)
+        claim.finish(JobState.SUCCEEDED, result={"best": row.id, "metrics": row.metrics, "key": row.key})
+    if trained or claim.release() is JobState.CANCELLED:
         _forget_checkpoint(training, row)
 
 
@@ -89,9 +83,10 @@ def _begun(claim: Claim, training: Training) -> Candidate:
     return claim.candidates()[0]
 
 
-def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobState:
+def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> bool:
+    """Whether the network is trained; else its user wants the job to stop."""
     if row.state is CandidateState.COMPLETED:  # its process was lost between the two last writes
-        return JobState.SUCCEEDED
+        return True
     if row.state is CandidateState.FAILED:
         raise TrainingFailed(row.reason)
     task = TrialTask(
@@ -102,7 +97,7 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
     while True:
         beat.check()
         if beat.request is not None:
-            return STOPS[beat.request]
+            return False
         for update in training.executor.poll(POLL_SECONDS):
             if isinstance(update, Saved):
                 crashes = 0
@@ -114,7 +109,7 @@ def _drive(claim: Claim, training: Training, beat: Beat, row: Candidate) -> JobS
             else:
                 _tell(claim, training.spec, update)
             if isinstance(update, Done):
-                return JobState.SUCCEEDED
+                return True
 
 
 def _tell(claim: Claim, spec: TrainSpec, update: Update) -> None:

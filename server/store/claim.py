@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -329,17 +329,13 @@ class Claim:
 
     def finish(
         self,
-        state: JobState,
+        state: Literal[JobState.SUCCEEDED, JobState.FAILED],
         *,
         reason: str = "",
         result: Mapping[str, Any] | None = None,
         files: Sequence[StoredFile] = (),
     ) -> None:
-        """The job's last move by this worker: succeeded, failed, cancelled or paused.
-
-        Candidates still running are put aside; a resumed job runs them again.
-        """
-        ended = {"finished_at": now()} if state is not JobState.PAUSED else {}
+        """The job's end, by what came of it."""
         event = NewEvent(f"job.{state}", {"reason": reason} if reason else {})
         changes = {
             "state": state,
@@ -348,7 +344,7 @@ class Claim:
             "worker": None,
             "running_seconds": self._seconds_run(),
             "result": dict(result) if result else None,
-            **ended,
+            "finished_at": now(),
         }
 
         def write(session: Session) -> None:
@@ -358,19 +354,21 @@ class Claim:
         self._write(write, event, **changes)
         self.store.signals.notify("jobs")
 
-    def release(self, reason: str) -> None:
-        """Gives the job back to the queue, for another worker to continue.
-
-        What the user has asked for meanwhile happens now: nobody is left who would do it.
+    def release(self, reason: str = "") -> JobState:
+        """Lets go of the job: it is then paused or cancelled, where its user has asked for that and has not
+        taken it back by now, and else queued for another worker to continue. Gives that state.
         """
+        states: list[JobState] = []
 
         def write(session: Session) -> None:
             job = session.scalars(select(Job).where(Job.id == self.job.id)).one()
-            put_down(session, job, NewEvent("job.released", {"reason": reason}))
+            put_down(session, job, NewEvent("job.released", {"reason": reason} if reason else {}))
+            states.append(job.state)
 
         self._write(write, running_seconds=self._seconds_run())
         self.store.signals.notify(self.job.id)
         self.store.signals.notify("jobs")
+        return states[-1]
 
 
 def _nothing_more(_session: Session) -> None:

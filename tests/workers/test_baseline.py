@@ -1,5 +1,6 @@
 """A space's published baseline: measured beside the first candidates, whose relative metrics wait for it."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 
 from search_spaces import find
 from server.store import views
-from server.store.states import CandidateState
+from server.store.claim import NewCandidate, Outcome
+from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
-from tests.workers.searches import FunctionExecutor, composed, searched, submitted
+from tests.workers.searches import LEASE, FunctionExecutor, composed, searched, submitted
 from workers.beat import Beat
 from workers.executors import Done, Failed, TrialTask, Update
 from workers.loop import SearchFailed
@@ -91,6 +93,67 @@ def test_a_search_whose_baseline_fails_ends_and_says_so(sqlite_store: Store, tmp
 
     with pytest.raises(SearchFailed, match="the baseline could not be measured: the loss is not a number"):
         searched(sqlite_store, tmp_path, broken, **request())
+
+
+def test_a_candidate_that_fails_before_the_baseline_has_ended_is_just_a_candidate_that_failed(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    judged: list[str] = []
+
+    def first_fails(task: TrialTask) -> Update:
+        judged.extend([task.id] if task.judged else [])
+        return Failed(task.id, "the loss is not a number") if judged[:1] == [task.id] else answer(task)
+
+    claim, executor = submitted(sqlite_store, request()), BaselineLast(first_fails)
+    run_search(claim, composed(claim, WorkerSettings(data_dir=tmp_path), executor, trains=True), Beat(claim))
+    rows = sqlite_store.candidates(claim.job.id)
+    assert [row.state for row in rows].count(CandidateState.FAILED) == 1
+    assert all("rfid" in row.metrics for row in rows if row.state is CandidateState.COMPLETED)
+
+
+class OneDevice(BaselineLast):
+    """The baseline has none while another trial runs, and waits."""
+
+    def waiting(self) -> list[str]:
+        return [task.id for task in self._tasks if not task.judged]
+
+    def withdraw(self) -> list[str]:
+        taken = self.waiting()
+        self._tasks = deque(task for task in self._tasks if task.judged)
+        return taken
+
+
+def test_a_pause_while_trials_wait_for_a_baseline_that_has_no_device_happens(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    claim = submitted(sqlite_store, request())
+    beat = Beat(claim)
+
+    def pausing(task: TrialTask) -> Update:
+        sqlite_store.pause(claim.job.id)
+        beat.request = Request.PAUSE
+        return answer(task)
+
+    settings = WorkerSettings(data_dir=tmp_path)
+    run_search(claim, composed(claim, settings, OneDevice(pausing), trains=True), beat)
+    assert sqlite_store.job(claim.job.id).state is JobState.PAUSED
+    sqlite_store.resume(claim.job.id)
+    claim = sqlite_store.claim("a worker", LEASE) or claim
+    run_search(claim, composed(claim, settings, OneDevice(answer), trains=True), Beat(claim))
+    assert all("rfid" in row.metrics for row in sqlite_store.candidates(claim.job.id))
+
+
+def test_a_baseline_that_has_failed_ends_the_search_also_after_a_loss(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    claim = submitted(sqlite_store, request())
+    search = composed(claim, WorkerSettings(data_dir=tmp_path), FunctionExecutor(answer), trains=True)
+    assert SPACE.baseline is not None
+    arch, cost = SPACE.baseline, SPACE.cost_of(SPACE.baseline)
+    row = NewCandidate(arch.key, arch.space, {}, cost.params, cost.macs, "baseline", search.signature)
+    claim.record([row], [Outcome(row.id, CandidateState.FAILED, reason="out of memory")], 1)
+    with pytest.raises(SearchFailed, match="the baseline could not be measured: out of memory"):
+        run_search(claim, search, Beat(claim))
 
 
 def test_what_waited_for_the_baseline_when_the_process_was_lost_is_measured_again(

@@ -1,5 +1,6 @@
 """When a search stops, and what it counts until then."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from search_spaces import SPACES
 from server.store.specs import RandomProposer
 from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
+from server.store.tables import Job
 from tests.workers.searches import LEASE, FunctionExecutor, composed, crash, ran, searched, submitted
 from workers.beat import Beat
 from workers.executors import Failed, TrialTask, Update
@@ -181,6 +183,7 @@ def test_a_pause_waits_for_no_trial_that_has_not_started(sqlite_store: Store, tm
     claim, executor = submitted(sqlite_store, budget(evaluations=3)), _Crowded(by_params)
     executor.free = False
     beat = Beat(claim)
+    sqlite_store.pause(claim.job.id)
     Timer(0.5, setattr, (beat, "request", Request.PAUSE)).start()
     crowded(tmp_path, executor, beat)
     assert sqlite_store.job(claim.job.id).state is JobState.PAUSED
@@ -192,6 +195,50 @@ def test_a_pause_waits_for_no_trial_that_has_not_started(sqlite_store: Store, tm
     rows = sqlite_store.candidates(claim.job.id)
     assert [row.state for row in rows] == [CandidateState.COMPLETED] * 3
     assert len({task.id for task in executor.asked}) == len(executor.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("steer", "state"), [(Store.cancel, JobState.CANCELLED), (Store.resume, JobState.QUEUED)]
+)
+def test_what_is_asked_while_a_pause_is_carried_out_is_what_happens(
+    sqlite_store: Store, tmp_path: Path, steer: Callable[[Store, str], Job], state: JobState
+) -> None:
+    claim = submitted(sqlite_store, budget())
+
+    class SlowToStop(FunctionExecutor):
+        def stop(self) -> None:
+            super().stop()
+            steer(sqlite_store, claim.job.id)
+
+    beat = Beat(claim)
+    beat.request = Request.PAUSE
+    sqlite_store.pause(claim.job.id)
+    search = composed(claim, WorkerSettings(data_dir=tmp_path), SlowToStop(by_params), trains=True)
+    run_search(claim, search, beat)
+    assert sqlite_store.job(claim.job.id).state is state
+
+
+def test_a_pause_uses_up_no_retry(sqlite_store: Store, tmp_path: Path) -> None:
+    claim, tries = submitted(sqlite_store, budget(evaluations=1)), 0
+
+    def crashes_once(task: TrialTask) -> Failed | dict[str, float]:
+        nonlocal tries
+        tries += 1
+        return crash(task) if tries == 1 else {"score": 1.0}
+
+    for _ in range(3):
+        executor, beat = _Crowded(crashes_once), Beat(claim)
+        executor.free = False
+        sqlite_store.pause(claim.job.id)
+        Timer(0.3, setattr, (beat, "request", Request.PAUSE)).start()
+        crowded(tmp_path, executor, beat)
+        sqlite_store.resume(claim.job.id)
+        claim = sqlite_store.claim("a worker", LEASE) or claim
+    crowded(tmp_path, _Crowded(crashes_once), Beat(claim))
+    (row,) = sqlite_store.candidates(claim.job.id)
+    assert row.state is CandidateState.COMPLETED
+    told = [e.data["reason"] for e in sqlite_store.events(claim.job.id) if e.kind == "candidate.retried"]
+    assert told == ["taken up after a pause"] * 3 + ["it crashed"]
 
 
 def test_a_pause_that_is_taken_back_gives_the_waiting_trials_again(

@@ -207,6 +207,7 @@ def test_a_confirmation_is_paused_and_cancelled_like_the_search(
 
     def steered(task: TrialTask) -> Update:
         if task.seed == 1:
+            getattr(sqlite_store, asked)(claim.job.id)
             beat.request = asked
         return answer(task)
 
