@@ -23,6 +23,10 @@ def choose_secret() -> None:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+class RayNotStarted(RuntimeError):
+    """The message says why, as far as Ray does."""
+
+
 @dataclass(frozen=True)
 class LocalRay:
     address: str
@@ -31,18 +35,21 @@ class LocalRay:
 
     @classmethod
     def start(cls, cpus: int) -> "LocalRay":
-        """A cluster of so many processors."""
+        """A cluster of so many processors. Raises RayNotStarted."""
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         import ray
 
-        context = ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level="WARNING",
-        )
+        try:
+            context = ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
+        except Exception as error:
+            raise RayNotStarted(f"the local Ray did not start: {error}") from error
         return cls(context.address_info["address"], context.address_info["raylet_socket_name"])
 
     def runs(self) -> bool:

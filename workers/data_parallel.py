@@ -46,13 +46,16 @@ class _Order:
 
 
 class _Mailbox:
-    """Updates on their way from the leading process to the executor."""
+    """Updates on their way to the executor, until the first that is an end."""
 
     def __init__(self) -> None:
         self.updates: list[Update] = []
+        self.ended = False
 
     def put(self, update: Update) -> None:
-        self.updates.append(update)
+        if not self.ended:
+            self.updates.append(update)
+        self.ended |= isinstance(update, Done | Failed)
 
     def take(self) -> list[Update]:
         taken, self.updates = self.updates, []
@@ -169,10 +172,13 @@ def _work(config: dict[str, Any]) -> None:
     if train.get_context().get_world_rank() == 0:
         ray.get(mailbox.put.remote(end_of(task, tell)))
         return
+    started = time.monotonic()
     try:
         follow_trial(task)
-    except TrialFailed:
-        pass  # the leading process tells it
+    except TrialFailed as error:
+        # told by each that fails: where one alone is out of memory, the leading process waits for it
+        failed = Failed(task.id, str(error), device_seconds=time.monotonic() - started)
+        ray.get(mailbox.put.remote(failed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.store.artifacts import LOG_FILE, ArtifactStore
@@ -69,7 +69,7 @@ class _Tail:
             self.lines = b""
 
     def write(self, chunk: bytes) -> None:
-        os.write(self.terminal, chunk)
+        self._show(chunk)
         self.lines = (self.lines + chunk)[-TAIL_BYTES:]
         self.fresh = True
 
@@ -82,5 +82,10 @@ class _Tail:
             try:
                 file.write_bytes(self.lines)
                 self.artifacts.put(file, self.job_id)
-            except OSError as error:  # the job goes on without
-                os.write(self.terminal, f"the log of job {self.job_id} is not kept: {error}\n".encode())
+            except Exception as error:  # noqa: BLE001 - each kind of store has its own; the job goes on without
+                self._show(f"the log of job {self.job_id} is not kept: {error}\n".encode())
+
+    def _show(self, text: bytes) -> None:
+        """On the terminal. What that does not take must not hold up all that writes here."""
+        with suppress(OSError):
+            os.write(self.terminal, text)

@@ -18,7 +18,7 @@ class WorkerSettings(StoreSettings):
     lease_seconds: float = Field(15.0, gt=1)
     """How long a silent worker keeps its job."""
     ray_address: str = ""
-    """A running Ray cluster (`host:6379`, `ray://...`); empty to start a local one when it is needed."""
+    """A running Ray cluster that this host has joined (`host:6379`); empty to start a local one."""
     ray_grows: bool = True
     """Whether a running cluster may get hosts that it lacks: a job that asks for more than there is then
     waits for them, and fails at once where it may not. A local cluster never grows."""
@@ -45,6 +45,16 @@ class WorkerSettings(StoreSettings):
     @classmethod
     def _whole(cls, url: str) -> str:
         return full_url(url) if url else url
+
+    @field_validator("ray_address")
+    @classmethod
+    def _joined(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                "Ray Client (ray://) cannot run searches: let this host join the cluster by "
+                "`ray start --address=HOST:6379`, and give HOST:6379"
+            )
+        return address
 
     @property
     def lease(self) -> timedelta:

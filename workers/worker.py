@@ -22,14 +22,15 @@ from typing import NoReturn
 
 from sqlalchemy.exc import OperationalError
 
-from server.store.claim import Claim
+from server.store.claim import Claim, LostClaim
 from server.store.engine import SchemaMismatch, check
 from server.store.records import now
 from server.store.settings import explained
 from server.store.specs import trains
 from server.store.store import Store
 from server.store.tables import Worker as WorkerRow
-from workers.cluster import LocalRay, choose_secret
+from workers.beat import heartbeat
+from workers.cluster import LocalRay, RayNotStarted, choose_secret
 from workers.settings import WorkerSettings
 
 log = logging.getLogger("workers")
@@ -121,8 +122,17 @@ class Worker:
 
     def _hand_over(self, claim: Claim) -> None:
         if trains(claim.spec) and not self.settings.ray_address:
-            self._need_local_ray()
-            claim.beat()  # that may have taken seconds; the lease begins now
+            try:
+                with heartbeat(claim) as beat:  # a slow disk makes it a minute
+                    self._need_local_ray()
+                beat.check()
+            except LostClaim as lost:
+                log.warning("%s", lost)
+                return
+            except RayNotStarted as error:
+                log.error("job %s: %s", claim.job.id, error)
+                self.store.lost_process(claim.job.id, claim.attempt, str(error))
+                return
         driver = (self._take_spare() if trains(claim.spec) else None) or self._fork(_drive)
         with suppress(ConnectionError):  # it has just died, and is reaped in the next turn
             driver.leash.send((claim.job.id, claim.attempt))

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -221,8 +221,9 @@ class Store:
     def claim(self, worker: str, lease: timedelta) -> Claim | None:
         """Takes the oldest job that can start, or whose worker has let its lease lapse.
 
-        A job that starts from another's result can when that one has ended. Where that ended badly, and
-        where this version cannot read a specification, the job is failed, with the reason.
+        A job that starts from another's result can when that one has ended. Where that ended badly, where
+        this version cannot read a specification, and where worker after worker was lost with the job, the job
+        is failed, with the reason.
         """
         lapsed = and_(Job.state == JobState.RUNNING, Job.lease_until < now())
         startable = and_(Job.state == JobState.QUEUED, needs_nothing_more())
@@ -234,6 +235,7 @@ class Store:
                 .values(
                     state=JobState.RUNNING,
                     attempt=Job.attempt + 1,
+                    crashes=Job.crashes + case((Job.state == JobState.RUNNING, 1), else_=0),
                     worker=worker,
                     lease_until=now() + lease,
                     last_event=Job.last_event + 1,
@@ -249,12 +251,15 @@ class Store:
             append_events(session, job.id, job.last_event, [event])
             cut_off_calls(session, job.id)  # of a worker that has let its lease lapse
         self.signals.notify(job.id)
-        if reason := self._stranded(job):
+        if reason := self._stranded(job) or _hopeless(job, "its worker fell silent"):
             self._refuse(job, reason)
             return None
         try:
             return Claim(self, job, lease)
-        except ValidationError as error:
+        except (
+            ValidationError,
+            LookupError,
+        ) as error:  # LookupError: of a space
             self._refuse(job, f"this worker cannot read the specification: {error}")
             return None
 
@@ -294,14 +299,10 @@ class Store:
             ).one_or_none()
             if job is None:
                 return
-            if job.crashes < MAX_CRASHES:
-                put_down(session, job, NewEvent("job.process_lost", {"reason": reason}))
+            if hopeless := _hopeless(job, reason):
+                _fail(session, job, hopeless)
             else:
-                _fail(
-                    session,
-                    job,
-                    f"its process was lost {MAX_CRASHES} times without any progress: {reason}",
-                )
+                put_down(session, job, NewEvent("job.process_lost", {"reason": reason}))
         self.signals.notify("jobs")
         self.signals.notify(job_id)
 
@@ -409,6 +410,13 @@ def needs_nothing_more() -> ColumnElement[bool]:
     earlier = aliased(Job)
     ended = select(earlier.id).where(earlier.id == Job.depends_on, earlier.state.in_(ENDED))
     return or_(Job.depends_on.is_(None), ended.exists())
+
+
+def _hopeless(job: Job, reason: str) -> str:
+    """Why the job is not run once more; empty where it may be."""
+    if job.crashes < MAX_CRASHES:
+        return ""
+    return f"its process was lost {MAX_CRASHES} times without any progress: {reason}"
 
 
 def _fail(session: Session, job: Job, reason: str) -> None:

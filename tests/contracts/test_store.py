@@ -23,10 +23,11 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from search_spaces import find
 from server.store.artifacts import StoredFile
 from server.store.claim import Claim, LostClaim, NewCandidate, Outcome
 from server.store.records import NotFound, new_id, now
-from server.store.specs import SearchSpec
+from server.store.specs import SearchSpec, TrainSpec
 from server.store.states import ENDED, JOB_MOVES, CandidateState, IllegalMove, JobState, Request
 from server.store.store import MAX_CRASHES, WORKER_GONE, IdempotencyConflict, Store
 from server.store.tables import Artifact, Event, Job, LLMCall, Worker
@@ -208,14 +209,21 @@ class StoreMachine(RuleBasedStateMachine):
             if job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.lapsed)
         ]
         claim = self.store.claim("a worker", LAPSED if lapsed else LEASE)
-        if claim is None:
-            assert not waiting
+        if not waiting:
+            assert claim is None
             return multiple()
-        assert claim.job.id == waiting[0]
-        expected = self.model[claim.job.id]
-        expected.state, expected.lapsed = JobState.RUNNING, lapsed
+        expected = self.model[waiting[0]]
+        expected.crashes += expected.state is JobState.RUNNING
         expected.attempt += 1
         expected.events += 1
+        if expected.crashes >= MAX_CRASHES:
+            assert claim is None
+            expected.events += 1
+            expected.leave(JobState.FAILED)
+            return multiple()
+        assert claim is not None
+        assert claim.job.id == waiting[0]
+        expected.state, expected.lapsed = JobState.RUNNING, lapsed
         assert claim.attempt == expected.attempt
         return claim
 
@@ -395,6 +403,20 @@ def test_a_job_whose_specification_cannot_be_read_is_failed_and_holds_nobody_up(
     assert claim.job.id == good_id
 
 
+def test_a_training_in_a_space_that_this_worker_does_not_know_is_failed(store: Store) -> None:
+    point = {"space": "unet-8", "key": find("unet-8").largest.key}
+    spec = TrainSpec.model_validate({"method": "diffusion", "architecture": point, "dataset": "digits"})
+    job, _ = store.create_job(spec)
+    with store.writing() as session:
+        elsewhere = {"space": "another-workers", "key": "another-workers:0"}
+        changed = {**job.spec, "architecture": {**job.spec["architecture"], **elsewhere}}
+        session.execute(update(Job).where(Job.id == job.id).values(spec=changed))
+    assert store.claim("a worker", LEASE) is None
+    failed = store.job(job.id)
+    assert failed.state is JobState.FAILED
+    assert "another-workers" in failed.reason
+
+
 def test_a_job_that_loses_its_process_again_and_again_without_progress_fails(store: Store) -> None:
     job, _ = store.create_job(SPEC)
     for _ in range(MAX_CRASHES):
@@ -404,6 +426,16 @@ def test_a_job_that_loses_its_process_again_and_again_without_progress_fails(sto
     failed = store.job(job.id)
     assert failed.state is JobState.FAILED
     assert "out of memory" in failed.reason
+
+
+def test_a_job_that_takes_worker_after_worker_down_with_it_fails(store: Store) -> None:
+    job, _ = store.create_job(SPEC)
+    for _ in range(MAX_CRASHES):
+        assert store.claim("a worker that is lost", LAPSED) is not None
+    assert store.claim("one more worker", LEASE) is None
+    failed = store.job(job.id)
+    assert failed.state is JobState.FAILED
+    assert "its worker fell silent" in failed.reason
 
 
 # -------------------------------------------------------------------- fences

@@ -46,3 +46,20 @@ def test_only_the_last_lines_are_kept(artifacts: ArtifactStore) -> None:
             os.write(1, b"%0199d\n" % number)
     assert len(kept(artifacts)) == TAIL_BYTES
     assert int(kept(artifacts).splitlines()[-1]) == TAIL_BYTES // 100 - 1
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(artifacts: ArtifactStore) -> None:
+    code = (
+        "import os, sys\n"
+        "from server.store.artifacts import ArtifactStore\n"
+        "from workers.job_log import kept_log\n"
+        "with kept_log(ArtifactStore(sys.argv[1]), 'a-job'):\n"
+        "    for _ in range(30):\n"
+        "        os.write(1, bytes(10_000))\n"
+        "    os.write(1, b'the end')\n"
+    )
+    with Path("/dev/full").open("wb") as full:
+        subprocess.run(
+            [sys.executable, "-c", code, artifacts.root], stdout=full, stderr=full, check=True, timeout=60
+        )
+    assert kept(artifacts).endswith("the end")
