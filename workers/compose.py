@@ -49,7 +49,7 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         objectives=tuple(objective.metric for objective in spec.objectives),
         timeout_s=spec.config.trials.timeout_s,
         leaves_files=trains(spec),
-        latency=spec.wants_latency,
+        latency_on=_device(spec, settings) if spec.wants_latency else "",
         watched=_watched(spec),
     )
     talks = speaker(spec.config.proposer) is not None
@@ -83,6 +83,13 @@ def compose_search(claim: Claim, spec: SearchSpec, settings: WorkerSettings) -> 
         inherits=isinstance(spec.config.evaluator, DiffusionEvaluation) and spec.config.evaluator.inherit,
         held_out=evaluator.standing if isinstance(evaluator, TableEvaluator) else None,
     )
+
+
+def _device(spec: SearchSpec, settings: WorkerSettings) -> str:
+    """Where the trials compute, by name: "auto" would mean one device here and another there."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if spec.config.trials.gpus else "cpu"
 
 
 def _watched(spec: SearchSpec) -> Watch | None:

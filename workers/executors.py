@@ -73,8 +73,8 @@ class TrialSetup:
     evaluator watches decides."""
     onnx: bool = False
     """Leave the trained network as an ONNX file too."""
-    latency: bool = False
-    """Measure `latency_ms` too, where the evaluator does not know it."""
+    latency_on: str = ""
+    """The device to measure `latency_ms` on too, where the evaluator does not know it; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def evaluator_of(setup: TrialSetup) -> Evaluator:
 def measured_as(setup: TrialSetup) -> str:
     """The evaluator's signature, and whose latency was measured: times of another device are no evidence."""
     measured = evaluator_of(setup).signature
-    return f"{measured}/latency-{setup.device}" if setup.latency else measured
+    return f"{measured}/latency-{setup.latency_on}" if setup.latency_on else measured
 
 
 def run_trial(task: TrialTask, tell: Callable[[Passing], None]) -> Done:
@@ -291,10 +291,10 @@ def _whole(task: TrialTask, measured: Measurement) -> Measurement:
     """What the evaluator measured, with the costs and the latency that every search may ask for."""
     setup = task.setup
     metrics = {**task.known, **measured.metrics}
-    if setup.latency and LATENCY not in metrics:
+    if setup.latency_on and LATENCY not in metrics:
         from workers.latency import latency_ms  # a table look-up does not wait for PyTorch
 
-        metrics[LATENCY] = latency_ms(find(setup.space), task.arch, setup.device)
+        metrics[LATENCY] = latency_ms(find(setup.space), task.arch, setup.latency_on)
     measurement = replace(measured, metrics=metrics)
     _check_finite(measurement, setup.objectives)
     return measurement

@@ -392,7 +392,7 @@ def _trained(
         if beat.request is not None:
             raise Interrupted
         now = time.monotonic()
-        spent += (now - looked_at) * devices(len(flights))
+        spent += (now - looked_at) * devices(len(flights.keys() - executor.waiting()))
         looked_at = now
         if over := out_of_time(scaling.spec.budget, beat.running_seconds(), spent):
             _given_up(claim, artifacts, flights, f"{over}; give it a larger budget")
@@ -467,9 +467,11 @@ def _asked(setup: TrialSetup, measurement: Measurement) -> dict[str, float]:
 
 
 def _lost_seconds(claim: Claim, candidate_id: str) -> float:
-    """What a process that is lost or given up had taken by its last report, where it said so."""
+    """What a try that is lost or given up had taken by its last report, where it said so."""
+    began = claim.store.tried_at(claim.job.id, candidate_id)
     points = claim.store.points(candidate_id)
-    return float(points[-1].metrics.get(SECONDS, 0.0)) if points else 0.0
+    told = (point.metrics.get(SECONDS, 0.0) for point in points if began is not None and point.at >= began)
+    return max(told, default=0.0)
 
 
 def _forget_checkpoint(artifacts: ArtifactStore, claim: Claim, candidate_id: str) -> None:

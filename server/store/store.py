@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -29,6 +29,7 @@ from server.store.tables import Artifact, Candidate, Event, Job, LLMCall, Point,
 Row = TypeVar("Row")
 
 WORKER_GONE = timedelta(minutes=10)  # a worker silent for so long was killed, or lost with its host
+TRIES = ("candidate.started", "candidate.retried")
 MAX_CRASHES = 5  # a job that loses its process so often without any progress is at fault itself
 
 
@@ -209,6 +210,8 @@ class Store:
             if step is not None:
                 for name, value in step.changes.items():
                     setattr(job, name, value)
+                if job.state not in (JobState.QUEUED, JobState.RUNNING):
+                    put_aside(session, job_id)  # what a lost worker has left running
                 job.last_event += 1
                 append_events(session, job_id, job.last_event, [NewEvent(step.event)])
         if step is not None:
@@ -357,6 +360,12 @@ class Store:
         with self.reading() as session:
             query = select(Point).where(Point.candidate_id == candidate_id).order_by(Point.step)
             return list(session.scalars(query))
+
+    def tried_at(self, job_id: str, candidate_id: str) -> datetime | None:
+        """When the candidate's last try began."""
+        began = (Event.job_id == job_id, Event.candidate_id == candidate_id, Event.kind.in_(TRIES))
+        with self.reading() as session:
+            return session.scalar(select(Event.at).where(*began).order_by(Event.number.desc()).limit(1))
 
     def artifacts(self, job_id: str, candidate_id: str | None = None) -> list[Artifact]:
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.id)

@@ -193,6 +193,8 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert move(job_id).state is target
         expected.state = target
+        if target is not JobState.QUEUED:
+            expected.put_aside()
         expected.events += 1
 
     def _refused(self, move: Callable[[str], Job], job_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from server.store.store import Store
 from server.store.tables import Candidate
 from workers.beat import Beat, heartbeat
 from workers.compose_scale import compose_scale
-from workers.executors import CHECKPOINT, Executor, InlineExecutor, TrialTask, Update
+from workers.executors import CHECKPOINT, Executor, InlineExecutor, Progress, TrialTask, Update
+from workers.recipes.supernet import SECONDS
 from workers.scale_run import Scaling, ScalingFailed, run_scale
 from workers.settings import WorkerSettings
 
@@ -258,9 +260,13 @@ def test_a_budget_that_ends_before_the_first_round_fails_the_job_with_a_word(
 def test_time_that_ends_while_the_super_supernet_trains_fails_the_job_with_a_word(
     sqlite_store: Store, settings: WorkerSettings, budget: dict[str, Any], word: str
 ) -> None:
+    class AtOnce(InlineExecutor):
+        def waiting(self) -> list[str]:
+            return []
+
     job_id = submit(sqlite_store, budget=budget)
     with pytest.raises(ScalingFailed, match=f"could not be trained: {word}; give it a larger budget"):
-        run(claimed(sqlite_store), settings)
+        run(claimed(sqlite_store), settings, training=AtOnce())
     (row,) = sqlite_store.candidates(job_id)
     assert row.state is CandidateState.FAILED
     assert not list(Path(settings.artifact_root()).rglob(CHECKPOINT))
@@ -300,6 +306,30 @@ def test_time_that_ends_while_members_train_leaves_the_family_with_those_trained
     assert [member["test_accuracy"] is not None for member in members] == [True] * 2 + [False] * 4
     assert {row.state for row in rows} == {CandidateState.COMPLETED, CandidateState.FAILED}
     assert not list(Path(settings.artifact_root()).rglob(CHECKPOINT))
+
+
+def test_a_try_of_which_nothing_is_heard_takes_no_device_time_of_those_before(
+    sqlite_store: Store, settings: WorkerSettings
+) -> None:
+    class Paused(InlineExecutor):
+        def __init__(self, *updates: Update) -> None:
+            super().__init__()
+            self.updates = list(updates)
+
+        def submit(self, task: TrialTask) -> None:
+            self.updates = [replace(update, id=task.id) for update in self.updates]
+            sqlite_store.pause(job_id)
+
+        def poll(self, timeout: float) -> list[Update]:
+            told, self.updates = self.updates, []
+            return told
+
+    job_id = submit(sqlite_store)
+    run(claimed(sqlite_store), settings, training=Paused(Progress("", 1, {SECONDS: 1000.0})))
+    for _ in range(2):
+        sqlite_store.resume(job_id)
+        run(claimed(sqlite_store), settings, training=Paused())
+    assert sqlite_store.candidates(job_id)[0].device_seconds == 1000.0
 
 
 def test_a_pause_keeps_the_checkpoint_and_a_cancel_leaves_nothing_running(

@@ -59,3 +59,17 @@ def test_a_trial_on_a_host_that_measures_otherwise_is_no_result(tmp_path: Path) 
     assert not wrong.crashed
     assert "this host measures as cost, the search as other/seed0" in wrong.reason
     assert not any(isinstance(end, Failed) for end in right)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "named"), [(0, "auto", "cpu"), (1, "auto", "cuda"), (1, "cpu", "cpu")]
+)
+def test_latencies_of_a_cpu_are_no_evidence_of_a_gpu(
+    sqlite_store: Store, tmp_path: Path, gpus: int, device: str, named: str
+) -> None:
+    limits = {"constraints": {"latency_ms": {"max": 5.0}}}
+    config = {"config": {**CHEAP["config"], "trials": {"gpus": gpus}}}
+    claim = submitted(sqlite_store, {**CHEAP, **limits, **config})
+    settings = WorkerSettings(data_dir=tmp_path, device=device)
+    search = composed(claim, settings, FunctionExecutor(lambda task: {"score": 1.0}), trains=True)
+    assert f"/latency-{named}/" in search.signature
