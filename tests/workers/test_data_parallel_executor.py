@@ -7,6 +7,7 @@ import pytest
 
 from search_spaces import find
 from server.store.specs import DiffusionRecipe, ResourcesSpec
+from tests.walk.support import wait_for
 from workers.cluster import NAMESPACE
 from workers.executors import (
     CHECKPOINT,
@@ -104,12 +105,14 @@ def test_the_loss_of_the_host_that_holds_the_updates_is_told(tmp_path: Path, dig
 
     from workers.data_parallel import DataParallelExecutor
 
+    def mailboxes() -> list[dict[str, str]]:  # others are Ray's own
+        named = ray.util.list_named_actors(all_namespaces=True)
+        return [actor for actor in named if actor["namespace"] == NAMESPACE]
+
     executor = DataParallelExecutor(ResourcesSpec(workers=2), tmp_path / "ray")
     executor.submit(task(tmp_path, digits_cache, "four", steps=1_000_000, preview_every=0))
     try:
-        updates_until(executor, Progress)
-        named = ray.util.list_named_actors(all_namespaces=True)
-        (mailbox,) = [actor for actor in named if actor["namespace"] == NAMESPACE]  # others are Ray's own
+        (mailbox,) = wait_for(mailboxes, "what holds the updates")
         ray.kill(ray.get_actor(**mailbox))
         with pytest.raises(ClusterLost):
             updates_until(executor, Done, Failed)
