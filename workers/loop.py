@@ -172,7 +172,9 @@ class _Loop:
     def run(self) -> tuple[JobState, str]:
         self._check_baseline()
         for flight in self.state.flying.values():
-            self.claim.retry(flight.id, flight.taken_up)
+            lost = _lost_seconds(self.claim, flight.id)
+            flight.device_seconds += lost
+            self.claim.retry(flight.id, flight.taken_up, device_seconds=lost)
             self.search.executor.submit(self._task(flight))
         try:
             while True:
@@ -529,6 +531,15 @@ def _restore(claim: Claim, search: Search) -> _State:
             )
             state.memory = state.memory.asked(arch)
     return state
+
+
+def _lost_seconds(claim: Claim, candidate_id: str) -> float:
+    """What a try that was cut off is known to have taken: from its first report to its last."""
+    began = claim.store.tried_at(claim.job.id, candidate_id)
+    heard = [
+        point.at for point in claim.store.points(candidate_id) if began is not None and point.at >= began
+    ]
+    return (max(heard) - min(heard)).total_seconds() if heard else 0.0
 
 
 def _is_of(search: Search, row: Candidate) -> bool:

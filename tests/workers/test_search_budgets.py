@@ -1,5 +1,6 @@
 """When a search stops, and what it counts until then."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from server.store.store import Store
 from server.store.tables import Job
 from tests.workers.searches import LEASE, FunctionExecutor, composed, crash, ran, searched, submitted
 from workers.beat import Beat
-from workers.executors import Failed, TrialTask, Update
+from workers.executors import Failed, Progress, TrialTask, Update
 from workers.loop import SearchFailed
 from workers.memory import SearchMemory
 from workers.proposers.proposer import Problem, Proposal, SearchOver
@@ -108,6 +109,31 @@ def test_a_failed_candidate_keeps_what_its_tries_took(sqlite_store: Store, tmp_p
     job, _ = searched(sqlite_store, tmp_path, first_crashes, **budget(evaluations=3))
     failed = [row for row in sqlite_store.candidates(job.id) if row.state is CandidateState.FAILED]
     assert [row.device_seconds for row in failed] == [2.0]  # one second for each of its two tries
+
+
+def test_the_time_of_a_trial_that_was_cut_off_counts_as_far_as_it_was_heard_of(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    class Killed(RuntimeError):
+        pass
+
+    class Heard(FunctionExecutor):
+        """Two reports, some time apart, and then the process is lost."""
+
+        def poll(self, timeout: float) -> list[Update]:
+            self.asked.append(self._tasks[0])
+            if len(self.asked) > 2:
+                raise Killed
+            time.sleep(0.3 * (len(self.asked) - 1))
+            return [Progress(self._tasks[0].id, len(self.asked), {"loss": 1.0})]
+
+    claim, settings = submitted(sqlite_store, budget(evaluations=1)), WorkerSettings(data_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run_search(claim, composed(claim, settings, Heard(by_params), trains=True), Beat(claim))
+    run_search(claim, composed(claim, settings, FunctionExecutor(by_params), trains=True), Beat(claim))
+    (row,) = sqlite_store.candidates(claim.job.id)
+    assert 2 * 0.3 <= row.device_seconds < 2 * 0.3 + 1.0
 
 
 def test_the_time_of_a_lost_process_counts_though_nobody_told_it(sqlite_store: Store, tmp_path: Path) -> None:
