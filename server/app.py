@@ -58,7 +58,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.artifacts = settings.artifacts()
     if not settings.api_key.get_secret_value():
         # without a key the address is the guard: another name for this machine is somebody's trick
-        app.add_middleware(OwnNamesOnly)
+        app.add_middleware(OwnNamesOnly, bound=settings.host)
     app.add_middleware(HeadAsGet)
     add_error_handlers(app)
     api = (jobs, families, exports, events, memory, comparison, catalogue)

@@ -40,7 +40,7 @@ def require_key(request: Request) -> None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), key.encode()):
         return
-    if hmac.compare_digest(request.cookies.get(COOKIE, ""), session_token(settings)):
+    if hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), session_token(settings).encode()):
         return
     raise NotAllowed
 

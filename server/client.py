@@ -9,10 +9,14 @@ from urllib.parse import quote
 import httpx
 from httpx_sse import connect_sse
 
+from server.store.states import ENDED
+
 RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
 RECONNECT_SECONDS = 1.0
+AWAY = frozenset({502, 503, 504})  # what a server, or a proxy before it, answers while something restarts
 ID_LENGTH = 21  # letters of a job's id
 IMPORT_SECONDS = 600.0  # a large import is one transaction
+EXPORT_SECONDS = 600.0  # a ZIP file is built before its first byte is sent
 Json = dict[str, Any]
 
 
@@ -102,12 +106,20 @@ class Client:
                 for event in self._stream(job_id, after):
                     misses, after = 0, event["number"]
                     yield event
-                return
-            except httpx.TransportError as error:
-                misses += 1
-                if misses > RECONNECTS:
-                    raise ServerUnreachable(f"the event stream of {self.url} broke off: {error}") from error
-                time.sleep(RECONNECT_SECONDS)
+                job = self.job(job_id)
+                if job["state"] not in ENDED:
+                    misses = 0  # all is well, but for a proxy that ends streams
+                elif after >= job["last_event"]:
+                    return
+                broken = "it ended before the last event"
+            except (httpx.TransportError, ServerUnreachable, ApiError) as error:
+                if isinstance(error, ApiError) and error.status not in AWAY:
+                    raise
+                broken = str(error)
+            misses += 1
+            if misses > RECONNECTS:
+                raise ServerUnreachable(f"the event stream of {self.url} broke off: {broken}")
+            time.sleep(RECONNECT_SECONDS)
 
     def _stream(self, job_id: str, after: int) -> Iterator[Json]:
         headers = {"Last-Event-ID": str(after)}
@@ -122,7 +134,7 @@ class Client:
 
     def download(self, artifact_id: str, target: Path) -> Path:
         """Writes an artifact to a file."""
-        return self._save("GET", f"/v1/artifacts/{_part(artifact_id)}", target)
+        return self._save("GET", f"/v1/artifacts/{_part(artifact_id)}", target, timeout=self._http.timeout)
 
     def export(self, candidate_id: str, target: Path, *, format: str = "torch") -> Path:
         """Writes a candidate's ZIP file: its architecture, and its weights where it was trained.
@@ -130,7 +142,7 @@ class Client:
         With the format `onnx`, it is the network of a train job as ONNX.
         """
         path = f"/v1/candidates/{_part(candidate_id)}/export"
-        return self._save("POST", path, target, format=format)
+        return self._save("POST", path, target, timeout=EXPORT_SECONDS, params={"format": format})
 
     def export_memory(self, **filters: str) -> Iterator[bytes]:
         """Every attempt that has ended, as JSON lines in chunks; filters `space`, `dataset`, `signature`."""
@@ -152,16 +164,18 @@ class Client:
         jobs: list[Json] = answer["jobs"]
         return jobs
 
-    def _save(self, method: str, path: str, target: Path, **query: str) -> Path:
+    def _save(self, method: str, path: str, target: Path, **arguments: Any) -> Path:
         """Writes an answer to a file, the whole of it or nothing."""
         part = target.with_name(target.name + ".part")
         try:
-            with part.open("wb") as file, self._http.stream(method, path, params=query) as response:
+            with part.open("wb") as file, self._http.stream(method, path, **arguments) as response:
                 if response.is_error:
                     response.read()
                     _raise_for(response)
                 file.writelines(response.iter_bytes())
             part.replace(target)
+        except httpx.TransportError as error:
+            raise ServerUnreachable(f"the download from {self.url} broke off: {error}") from error
         finally:
             part.unlink(missing_ok=True)
         return target

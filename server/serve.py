@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,10 @@ class CannotServe(RuntimeError):
 
 
 def serve(settings: ServerSettings, *, worker: bool, migrate: bool) -> None:
-    """Serves until interrupted. Raises CannotServe and SchemaMismatch before anything has started."""
+    """Serves until interrupted or terminated.
+
+    Raises CannotServe and SchemaMismatch before anything has started.
+    """
     _check_writable(settings.data_dir)
     listener = _listen(settings.host, settings.port)
     try:
@@ -40,6 +44,8 @@ def serve(settings: ServerSettings, *, worker: bool, migrate: bool) -> None:
     log.info("dashboard and API: http://%s:%d", host, port)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     supervisor = Supervisor(settings) if worker else None
+    # uvicorn puts this back and raises the signal again when it has shut down: it must not end us at once
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         if supervisor is not None:
             supervisor.start()

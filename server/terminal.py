@@ -75,9 +75,9 @@ def _of(done: int, planned: int | None) -> str:
 
 def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) -> None:
     table = Table(box=None, show_header=False)
-    rows = {
+    rows: dict[str, str | Text] = {
         "id": job["id"],
-        "state": f"[{COLOURS[job['state']]}]{job['state']}[/] {job['reason']}",
+        "state": Text.assemble((job["state"], COLOURS[job["state"]]), " ", job["reason"]),
         "method": f"{job['method']} on {job['space']} / {job['dataset']}",
         "candidates": ", ".join(f"{count} {state}" for state, count in job["candidates"].items()) or "none",
         "page": f"{url}/jobs/{job['id']}",
@@ -87,7 +87,7 @@ def print_job(job: Mapping[str, Any], best: Mapping[str, Any] | None, url: str) 
     if figures := (job["result"] or {}).get("confirmed"):
         rows["confirmed"] = confirmed(figures)
     for name, value in rows.items():
-        table.add_row(f"[dim]{name}[/]", value)
+        table.add_row(f"[dim]{name}[/]", Text.assemble(value))
     Console().print(table)
 
 
@@ -156,7 +156,7 @@ class _SearchBar:
             self.progress.update(self.task, advance=1, best=shown)
         elif verb == "failed":
             self.progress.update(self.task, advance=1)
-            self.progress.console.print(f"[red]a candidate failed:[/] {data.get('reason', '')}")
+            self.progress.console.print("[red]a candidate failed:[/]", Text(data.get("reason", "")))
 
 
 class _ConfirmationBar:
@@ -186,7 +186,7 @@ class _TrainingBar:
         elif verb == "completed":
             self.progress.update(self.task, best=f"{self.metric} {data['metrics'][self.metric]:.4g}")
         elif verb == "retried":
-            self.progress.console.print(f"[yellow]goes on from its last checkpoint:[/] {data['reason']}")
+            self.progress.console.print("[yellow]goes on from its last checkpoint:[/]", Text(data["reason"]))
 
 
 def _better(best: float | None, value: float | None, goal: str) -> float | None:

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from server.store.chains import UnfitResult
 from server.store.comparison import NotComparable
 from server.store.memory import InvalidLine
 from server.store.records import NotFound
+from server.store.specs import JobSpec
 from server.store.states import IllegalMove
 from server.store.store import IdempotencyConflict
 from server.store.views import InvalidCursor
@@ -42,7 +43,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 }
 RETRY_AFTER_SECONDS = "5"
 FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")
-JOB_KINDS = ("search", "train")  # the branches of the union of requests, which are no fields
+JOB_KINDS = {get_args(branch)[1].tag for branch in get_args(get_args(JobSpec)[0])}  # branches, and no fields
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -11,16 +11,17 @@ OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 class OwnNamesOnly:
-    """Answers requests for this machine's own names, and refuses those that come under another."""
+    """Answers requests for this machine's own names and the bound one; refuses those under another."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, bound: str) -> None:
         self.app = app
+        self.names = {*OWN_NAMES, f"[{bound}]" if ":" in bound else bound}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _host(Request(scope)) in OWN_NAMES:
+        if scope["type"] != "http" or _host(Request(scope)) in self.names:
             await self.app(scope, receive, send)
             return
-        detail = f"the Host header must be one of {', '.join(OWN_NAMES)}: this server has no API key"
+        detail = f"the Host header must be one of {', '.join(sorted(self.names))}: this server has no API key"
         await problem(Request(scope), HTTPStatus.BAD_REQUEST, detail)(scope, receive, send)
 
 

@@ -2,7 +2,7 @@
 
 import hmac
 from typing import Annotated
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -76,8 +76,7 @@ def logout(_: Guard) -> Response:
 
 def local(target: str) -> str:
     """The path of this site that `target` names, or the first page: nobody is sent elsewhere."""
-    parts = urlsplit(target)
-    elsewhere = parts.scheme or parts.netloc or not target.startswith("/") or target.startswith(("//", "/\\"))
+    elsewhere = not target.startswith("/") or target.startswith(("//", "/\\"))
     return "/" if elsewhere or any(ord(letter) < 32 for letter in target) else target
 
 

@@ -150,6 +150,21 @@ WRONG_REQUESTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "config.evaluator",
         ("'table'", "'diffusion'"),
     ),
+    "a wrong option of a training": (
+        {
+            "kind": "train",
+            "method": "diffusion",
+            "architecture": {"named": "ddpm-cifar10"},
+            "config": {"resources": {"retries": -1}},
+        },
+        "config.resources.retries",
+        ("0",),
+    ),
+    "a wrong option of a scaling": (
+        {"kind": "scale", "config": {"search": {"rounds": 0}}},
+        "config.search.rounds",
+        ("1",),
+    ),
     "images that do not fit the networks": (
         {"kind": "search", "space": "unet-8", "dataset": "cifar10"},
         "dataset",

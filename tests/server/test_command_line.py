@@ -1,6 +1,8 @@
 """The command line against a running server: ids and their beginnings, exit codes, words for mistakes."""
 
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -10,11 +12,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from server import cli
+from server.client import ID_LENGTH, Client, ServerUnreachable
 from server.store.store import Store
 from tests.server.live import running
 from tests.server.searches import architectures, begin_search, complete, propose
 
 Said = tuple[int, str, str]
+BRIEF_SECONDS = 0.2
 
 
 @pytest.fixture
@@ -140,6 +144,46 @@ def test_a_server_that_is_not_archsmiths_is_told_from_one(archsmith: Callable[..
         other.shutdown()
     assert code == cli.UNREACHABLE
     assert "is no Archsmith server" in err
+
+
+def test_an_export_without_a_server_ends_with_3_and_a_word(
+    archsmith: Callable[..., Said], tmp_path: Path
+) -> None:
+    with socket.socket() as silent:  # bound, so that no other takes the port, and not listening
+        silent.bind(("127.0.0.1", 0))
+        there = ["--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--out", str(tmp_path / "x.zip")]
+        code, _, err = archsmith("export", "j" * ID_LENGTH, "--candidate", "any", *there)
+    assert (code, err.count("\n")) == (cli.UNREACHABLE, 1)
+    assert "broke off" in err
+
+
+class SlowServer(BaseHTTPRequestHandler):
+    """Breaks downloads off, and sends an export after longer than a client waits for other answers."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "8")
+        self.end_headers()
+        self.wfile.write(b"half")
+
+    def do_POST(self) -> None:
+        time.sleep(2 * BRIEF_SECONDS)
+        self.do_GET()
+        self.wfile.write(b"half")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_export_may_take_its_time_and_a_download_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), SlowServer) as slow:
+        Thread(target=slow.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{slow.server_port}", timeout=BRIEF_SECONDS) as reader:
+            assert reader.export("any", tmp_path / "x.zip").read_bytes() == b"halfhalf"
+            with pytest.raises(ServerUnreachable, match="broke off"):
+                reader.download("any", tmp_path / "file")
+        slow.shutdown()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.zip"]
 
 
 def test_a_file_that_is_no_database_is_not_served(archsmith: Callable[..., Said], tmp_path: Path) -> None:

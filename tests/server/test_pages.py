@@ -521,6 +521,11 @@ def test_no_page_is_shown_without_the_key(guarded: TestClient, path: str) -> Non
     assert guarded.get(path, headers={"Authorization": f"Bearer {KEY}"}).status_code in (200, 404)
 
 
+def test_a_cookie_of_any_letters_is_no_session(guarded: TestClient) -> None:
+    response = guarded.get("/", headers={**BROWSER, "Cookie": f"{COOKIE}=é".encode()}, follow_redirects=False)
+    assert response.status_code == 303
+
+
 def test_another_site_can_neither_steer_nor_sign_out(guarded: TestClient) -> None:
     guarded.post("/login", data={"key": KEY})
     foreign = {"Origin": "https://elsewhere.example"}
@@ -543,6 +548,8 @@ def test_a_form_that_is_too_long_is_refused(guarded: TestClient) -> None:
         "",
         "jobs",
         "/a\r\nb",
+        "/\t/evil.example",
+        "//[",
     ],
 )
 def test_nobody_is_sent_elsewhere_after_signing_in(target: str) -> None:

@@ -1,7 +1,9 @@
 """The API's reference pages need nothing from outside."""
 
 import re
+from collections.abc import Callable
 
+import pytest
 from fastapi.testclient import TestClient
 
 
@@ -22,3 +24,11 @@ def test_a_server_without_a_key_answers_under_its_own_names_only(client: TestCli
     assert refused.status_code == 400
     assert refused.headers["content-type"] == "application/problem+json"
     assert "Host" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.2", "127.0.0.2:8000"), ("0::1", "[0::1]:8000")])
+def test_the_address_that_a_server_is_bound_to_is_one_of_its_names(
+    make_client: Callable[..., TestClient], host: str, name: str
+) -> None:
+    assert make_client(host=host).get("/v1/jobs", headers={"Host": name}).status_code == 200
+    assert make_client().get("/v1/jobs", headers={"Host": name}).status_code == 400

@@ -6,18 +6,25 @@ from typing import Any
 import pytest
 
 from server.client import Client
-from server.terminal import follow
+from server.terminal import follow, print_job
+
+BRACKETS = "[/data/imagenet] is missing [enforce fail at alloc.cpp:1]"
 
 
 class Told(Client):
-    """A server that tells one search's events."""
+    """A server that tells one job's events."""
 
-    def __init__(self, *events: tuple[str, dict[str, Any]]) -> None:
+    def __init__(self, *events: tuple[str, dict[str, Any]], kind: str = "search") -> None:
         self._told = events
+        self._kind = kind
 
     def job(self, job_id: str) -> dict[str, Any]:
-        spec = {"budget": {"evaluations": 2}, "objectives": [{"metric": "rfid", "goal": "minimize"}]}
-        return {"id": job_id, "kind": "search", "state": "running", "spec": spec}
+        spec = {
+            "budget": {"evaluations": 2},
+            "objectives": [{"metric": "rfid", "goal": "minimize"}],
+            "config": {"recipe": {"steps": 2}},
+        }
+        return {"id": job_id, "kind": self._kind, "state": "running", "spec": spec}
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         for number, (kind, data) in enumerate(self._told, start=1):
@@ -35,3 +42,22 @@ def test_a_reason_why_the_language_model_does_not_propose_is_told_once(
     assert shown.count("in the language model's place: no [model] is configured") == 1
     assert shown.count("in the language model's place: the budget is spent") == 1
     assert "best rfid 0.5" in shown
+
+
+@pytest.mark.parametrize(("kind", "event"), [("search", "candidate.failed"), ("train", "candidate.retried")])
+def test_a_reason_is_told_as_it_is_brackets_and_all(
+    kind: str, event: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(Told((event, {"reason": BRACKETS}), kind=kind), "a-job")
+    assert BRACKETS in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_reason_of_a_job_that_failed_is_shown_brackets_and_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = {
+        **{"id": "a-job", "state": "failed", "reason": BRACKETS, "method": "random", "space": "cell"},
+        **{"dataset": "digits", "candidates": {}, "result": None},
+    }
+    print_job(job, None, "http://127.0.0.1:8000")
+    assert f"failed {BRACKETS}" in " ".join(capsys.readouterr().out.split())

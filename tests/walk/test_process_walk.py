@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.client import ApiError, Client
+from server.store.states import JobState
+from tests.conftest import open_store
 from tests.walk.support import (
     TINY_SEARCH,
     alive,
@@ -119,11 +121,19 @@ def test_a_search_goes_on_when_the_local_ray_is_lost_under_it(served: Client) ->
     check_whole(served, job["id"], 6)
 
 
-def test_ending_the_server_leaves_no_process_behind(served: Client) -> None:
+def test_ending_the_server_gives_its_jobs_back_and_leaves_no_process_behind(
+    served: Client, tmp_path: Path
+) -> None:
     job = served.submit(TINY_SEARCH)
     wait_for(lambda: completed(served, job["id"]) >= 1, "first result")
     worker = worker_pid(served)
     parent = int(Path(f"/proc/{worker}/stat").read_text().split()[3])
     everything = [parent, worker, *processes(worker)]
     os.kill(parent, signal.SIGTERM)
+    ended = os.waitid(os.P_PID, parent, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0)
+    assert not alive(worker)
+    with open_store(f"sqlite:///{tmp_path / 'var' / 'archsmith.db'}") as store:
+        assert store.job(job["id"]).state is JobState.QUEUED
     wait_for(lambda: not any(alive(pid) for pid in everything), "end of all processes")
