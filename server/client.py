@@ -9,8 +9,11 @@ from urllib.parse import quote
 import httpx
 from httpx_sse import connect_sse
 
+from server.store.states import ENDED
+
 RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
 RECONNECT_SECONDS = 1.0
+AWAY = frozenset({502, 503, 504})  # what a server, or a proxy before it, answers while something restarts
 ID_LENGTH = 21  # letters of a job's id
 IMPORT_SECONDS = 600.0  # a large import is one transaction
 Json = dict[str, Any]
@@ -102,12 +105,20 @@ class Client:
                 for event in self._stream(job_id, after):
                     misses, after = 0, event["number"]
                     yield event
-                return
-            except httpx.TransportError as error:
-                misses += 1
-                if misses > RECONNECTS:
-                    raise ServerUnreachable(f"the event stream of {self.url} broke off: {error}") from error
-                time.sleep(RECONNECT_SECONDS)
+                job = self.job(job_id)
+                if job["state"] not in ENDED:
+                    misses = 0  # all is well, but for a proxy that ends streams
+                elif after >= job["last_event"]:
+                    return
+                broken = "it ended before the last event"
+            except (httpx.TransportError, ServerUnreachable, ApiError) as error:
+                if isinstance(error, ApiError) and error.status not in AWAY:
+                    raise
+                broken = str(error)
+            misses += 1
+            if misses > RECONNECTS:
+                raise ServerUnreachable(f"the event stream of {self.url} broke off: {broken}")
+            time.sleep(RECONNECT_SECONDS)
 
     def _stream(self, job_id: str, after: int) -> Iterator[Json]:
         headers = {"Last-Event-ID": str(after)}

@@ -215,13 +215,6 @@ def ancestors(store: Store, candidate: Candidate, limit: int) -> list[Candidate]
     return line
 
 
-def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
-    """Those that exist, in the order asked for."""
-    with store.reading() as session:
-        found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
-    return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
-
-
 def children(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:
     """The first candidates that name this one as a parent."""
     query = select(Candidate).where(

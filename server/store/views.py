@@ -1,12 +1,13 @@
 """Read-only questions about a job's search memory, answered by the database where it can."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from server.store.families import MEMBER, member_id
+from server.store.fronts import Scores, front
 from server.store.states import CandidateState
 from server.store.store import Store
 from server.store.tables import STOPPED_EARLY, Candidate
@@ -126,20 +127,28 @@ def picked(store: Store, job_id: str, pick: str) -> Candidate | None:
 
 def pareto(store: Store, job_id: str) -> list[Candidate]:
     """The feasible candidates that no other beats in every objective, by descending first score."""
-    query = select(Candidate).where(
-        Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0, SEARCHED
+    query = (
+        select(Candidate.id, Candidate.scores)
+        .where(Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0, SEARCHED)
+        .order_by(Candidate.number)
     )
     with store.reading() as session:
-        rows = sorted(session.scalars(query), key=lambda row: [-score for score in row.scores or []])
-    front: list[Candidate] = []
-    for row in rows:
-        if not any(_dominates(kept.scores or [], row.scores or []) for kept in front):
-            front.append(row)
-    return front
+        found = {id_: tuple(scores or ()) for id_, scores in session.execute(query)}
+    return candidates_by_id(store, undominated(found))
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a >= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
+def undominated(candidates: Mapping[str, Scores]) -> list[str]:
+    """The ids whose scores no others dominate, by descending scores; alike ones in the order given."""
+    kept = set(front(candidates.values()))
+    alone = [id_ for id_, scores in candidates.items() if scores in kept]
+    return sorted(alone, key=candidates.__getitem__, reverse=True)
+
+
+def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
+    """Those that exist, in the order asked for."""
+    with store.reading() as session:
+        found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
+    return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
 
 
 def candidates_page(

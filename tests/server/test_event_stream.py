@@ -12,9 +12,12 @@ import httpx2
 import pytest
 from fastapi.sse import KEEPALIVE_COMMENT
 from fastapi.testclient import TestClient
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.events import stream
 from server.app import create_app
+from server.client import Client
 from server.settings import ServerSettings
 from server.store.claim import Claim
 from server.store.specs import SearchSpec
@@ -126,6 +129,50 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         data = [line for line in lines if line.startswith("data: ")]
         if kind:
             yield kind[0], data[0]
+
+
+# -------------------------------------------------------------------- the client, through a proxy
+
+
+class Proxy:
+    """Stands before a server: refuses every other reader of a stream, and gives the rest one event each."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.readers = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["path"].endswith("/events"):
+            await self.app(scope, receive, send)
+            return
+        self.readers += 1
+        if self.readers % 2:
+            await JSONResponse({"detail": "the database does not answer"}, 503)(scope, receive, send)
+            return
+        ended = False
+
+        async def send_one(message: Message) -> None:
+            nonlocal ended
+            if not ended:
+                ended = message["type"] == "http.response.body"
+                await send({**message, "more_body": False} if ended else message)
+
+        await self.app(scope, receive, send_one)
+
+
+def test_the_client_gets_over_refusals_and_ends_of_streams_that_are_none_of_the_job(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.client.RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("server.client.RECONNECTS", 2)
+    claim = a_claim(client.app.state.store)  # type: ignore[attr-defined]
+    tell(claim, 3)
+    with running(Proxy(client.app)) as url, Client(url) as reader:
+        events = reader.events(claim.job.id)
+        seen = [event["number"] for event in islice(events, 4)]
+        claim.finish(JobState.SUCCEEDED)
+        seen += [event["number"] for event in events]
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 # -------------------------------------------------------------------- without a network
