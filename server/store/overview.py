@@ -91,7 +91,7 @@ def stopped_early(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
     """How many of the failed candidates of each job were stopped early; jobs without any are left out."""
     query = (
         select(Candidate.job_id, func.count())
-        .where(Candidate.job_id.in_(job_ids), views.stopped_early())
+        .where(Candidate.job_id.in_(job_ids), SEARCHED, views.stopped_early())
         .group_by(Candidate.job_id)
     )
     with store.reading() as session:

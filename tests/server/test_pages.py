@@ -31,6 +31,7 @@ from tests.server.searches import (
     complete,
     fail,
     keep_samples,
+    measure_again,
     propose,
 )
 
@@ -597,6 +598,9 @@ def test_what_was_stopped_early_is_not_shown_as_a_failure(client: TestClient, se
     page = opened(client, f"/jobs/{searched.job.id}")
     assert "1 stopped early 1 failed" in page.text
     assert "badge stopped" in page.all("span", "class")
+    done = next(row for row in searched.candidates() if row.state == "completed")
+    fail(searched, measure_again(searched, done, 1, None), "stopped early at step 6")
+    assert "1 stopped early 1 failed" in opened(client, f"/jobs/{searched.job.id}").text
 
 
 def test_the_front_of_several_objectives_has_a_table_and_costs_stand_once(
