@@ -15,7 +15,7 @@ RECONNECTS = 30  # attempts in a row to get back to a stream that broke off
 RECONNECT_SECONDS = 1.0
 AWAY = frozenset({502, 503, 504})  # what a server, or a proxy before it, answers while something restarts
 ID_LENGTH = 21  # letters of a job's id
-IMPORT_SECONDS = 600.0  # a large import is one transaction
+IMPORT_SECONDS = 600.0  # the architectures of a large import are counted anew
 EXPORT_SECONDS = 600.0  # a ZIP file is built before its first byte is sent
 Json = dict[str, Any]
 
@@ -156,7 +156,7 @@ class Client:
             raise ServerUnreachable(f"the export from {self.url} broke off: {error}") from error
 
     def import_memory(self, lines: bytes) -> list[Json]:
-        """Takes JSON lines of attempts in, all or nothing; gives the jobs that they now belong to."""
+        """Takes JSON lines of attempts in, or none where one is wrong; gives their jobs."""
         headers = {"Content-Type": "application/x-ndjson"}
         answer = self._object(
             "POST", "/v1/memory/import", holds="jobs", content=lines, headers=headers, timeout=IMPORT_SECONDS

@@ -65,8 +65,7 @@ def _progress(job: Mapping[str, Any]) -> str:
     if job["kind"] == "train":
         recipe = spec["config"]["recipe"]
         return _of(job["step"] or 0, recipe.get("steps") or recipe.get("epochs"))
-    ended = sum(job["candidates"].get(state, 0) for state in ("completed", "failed"))
-    return _of(ended, (spec.get("budget") or {}).get("evaluations"))
+    return _of(job["evaluated"], (spec.get("budget") or {}).get("evaluations"))
 
 
 def _of(done: int, planned: int | None) -> str:
@@ -120,7 +119,7 @@ def follow(client: Client, job_id: str) -> None:
             if noun == "job":
                 progress.update(bar.task, description=verb.replace("_", " "))
             elif noun == "candidate":
-                bar.moved(verb, event["data"])
+                bar.moved(verb, event)
             elif verb == "confirming":
                 again = len(event["data"]["candidates"]) * len(event["data"]["seeds"])
                 progress.reset(bar.task, total=again, description="measuring the best again", best="")
@@ -136,19 +135,28 @@ def follow(client: Client, job_id: str) -> None:
 class _Bar(Protocol):
     task: TaskID
 
-    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+    def moved(self, verb: str, event: Mapping[str, Any]) -> None:
         """Takes an event of a candidate."""
 
 
 class _SearchBar:
-    """A step for every candidate that has ended, and the best value so far."""
+    """A step for every candidate of the searched space that has ended, and the best value so far.
+
+    A scale job has others: its super-supernet, and its family.
+    """
 
     def __init__(self, progress: Progress, job: Mapping[str, Any]) -> None:
+        self.space, self.others = job["space"], set[str]()
         self.progress, self.objective = progress, job["spec"]["objectives"][0]
         self.task = progress.add_task(job["state"], total=job["spec"]["budget"]["evaluations"], best="")
         self.best: float | None = None
 
-    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+    def moved(self, verb: str, event: Mapping[str, Any]) -> None:
+        data = event["data"]
+        if verb == "started" and not data["key"].startswith(f"{self.space}:"):
+            self.others.add(event["candidate_id"])
+        if event["candidate_id"] in self.others:
+            return
         if verb == "completed":
             metric = self.objective["metric"]
             self.best = _better(self.best, data["metrics"].get(metric), self.objective["goal"])
@@ -165,7 +173,7 @@ class _ConfirmationBar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
 
-    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+    def moved(self, verb: str, event: Mapping[str, Any]) -> None:
         if verb in ("completed", "failed"):
             self.progress.update(self.task, advance=1)
 
@@ -178,7 +186,8 @@ class _TrainingBar:
         self.progress, self.metric = progress, job["spec"]["objectives"][0]["metric"]
         self.task = progress.add_task(job["state"], total=recipe.get("steps") or recipe["epochs"], best="")
 
-    def moved(self, verb: str, data: Mapping[str, Any]) -> None:
+    def moved(self, verb: str, event: Mapping[str, Any]) -> None:
+        data = event["data"]
         if verb == "progress":
             loss = data["metrics"].get("loss")
             shown = "" if loss is None else f"loss {loss:.4g}"

@@ -127,11 +127,12 @@ def _details(rows: Sequence[Job], store: StoreDep) -> list[JobDetail]:
     ids = [row.id for row in rows]
     counts, best = questions.counts(store, ids), overview.best_values(store, rows)
     steps = overview.last_steps(store, [row.id for row in rows if row.kind == "train"])
-    ahead = overview.ahead(store, rows)
+    evaluated, ahead = overview.evaluated(store, rows, counts), overview.ahead(store, rows)
     return [
         JobDetail(
             **JobView.model_validate(row).model_dump(),
             candidates=counts[row.id],
+            evaluated=evaluated[row.id],
             best=best.get(row.id),
             step=steps.get(row.id),
             ahead=ahead.get(row.id),

@@ -49,8 +49,8 @@ def import_memory(
     """Takes attempts in, as an export gives them: for reuse, and for `config.warm_start`.
 
     All lines are taken, or none: 422 names the first that is no attempt. They belong to jobs of kind
-    `import`, one for each way of measuring. What is remembered already is left out, and where that is all,
-    there is no job.
+    `import`, one for each way of measuring, and for every 20,000 attempts. What is remembered already is
+    left out, and where that is all, there is no job: an import that broke off can be sent again.
     """
     jobs = memory.imported(store, lines.splitlines())
     return ImportView(jobs=views(JobView, jobs))

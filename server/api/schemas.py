@@ -51,12 +51,16 @@ class JobView(View):
 class JobDetail(JobView):
     candidates: dict[str, int] = Field(default_factory=dict)
     """How many candidates are in each state."""
+    evaluated: int = 0
+    """How many have ended that stand against the budget of evaluations: of a scale job, those that its search
+    has tried, and neither the super-supernet nor the family."""
     best: float | None = None
     """The best feasible value of the first objective so far."""
     step: int | None = None
     """The last step that a training has reported."""
     ahead: int | None = None
-    """Of a queued job: how many others a worker will take before it."""
+    """Of a queued job: how many others a worker will take before it; null while it waits for the result of
+    the job that it `depends_on`."""
 
 
 class ImportView(View):

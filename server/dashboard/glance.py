@@ -31,7 +31,8 @@ class Aim:
 class Glance:
     """One job, its candidates by state, and the best value so far; of a winner that is confirmed, its mean.
 
-    A search is as far as its candidates have ended, a training as the last step that it reported.
+    A search is as far as its candidates have ended (`evaluated`), a training as the last step, or epoch, that
+    it reported.
     """
 
     job: Job
@@ -39,7 +40,8 @@ class Glance:
     aims: Sequence[Aim]
     best: float | None
     step: int | None
-    early: int = 0
+    evaluated: int
+    early: int
     """Of the failed candidates: how many were stopped early."""
 
     @property
@@ -57,21 +59,19 @@ class Glance:
 
     @property
     def unit(self) -> str:
-        return "steps" if self.trains else "candidates"
+        if not self.trains:
+            return "candidates"
+        return "epochs" if _at(self.job.spec, "config", "recipe", "epochs") else "steps"
 
     @property
     def done(self) -> int:
-        if self.trains:
-            return self.step or 0
-        return self.counts.get("completed", 0) + self.counts.get("failed", 0)
+        return self.step or 0 if self.trains else self.evaluated
 
     @property
     def budget(self) -> int | None:
         """How many there will be at most, where the specification says so."""
-        spec = self.job.spec
-        planned = (
-            _at(spec, "config", "recipe", "steps") if self.trains else _at(spec, "budget", "evaluations")
-        )
+        path = ("config", "recipe", self.unit) if self.trains else ("budget", "evaluations")
+        planned = _at(self.job.spec, *path)
         return planned if isinstance(planned, int) else None
 
     @property
@@ -107,10 +107,13 @@ class Glance:
 
     @property
     def seconds_left(self) -> float | None:
-        """A guess from the pace so far; None where there is nothing to guess from."""
-        if self.job.state is not JobState.RUNNING or not self.budget or self.done < STEADY:
+        """A guess from the pace so far; None where there is nothing to guess from.
+
+        So it is where all candidates have ended: of measuring the best again, of a family, no pace is known.
+        """
+        if self.job.state is not JobState.RUNNING or not self.budget or not STEADY <= self.done < self.budget:
             return None
-        return self.job.running_seconds / self.done * max(0, self.budget - self.done)
+        return self.job.running_seconds / self.done * (self.budget - self.done)
 
     @property
     def pending(self) -> str:
@@ -147,6 +150,7 @@ def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
     ids = [job.id for job in jobs]
     counts, best = views.counts(store, ids), overview.best_values(store, jobs)
     steps = overview.last_steps(store, [job.id for job in jobs if job.kind == "train"])
+    evaluated = overview.evaluated(store, jobs, counts)
     early = overview.stopped_early(store, ids)
     return [
         Glance(
@@ -155,6 +159,7 @@ def glances(store: Store, jobs: Sequence[Job]) -> list[Glance]:
             aims_of(job.spec),
             best.get(job.id),
             steps.get(job.id),
+            evaluated[job.id],
             early.get(job.id, 0),
         )
         for job in jobs

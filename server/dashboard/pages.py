@@ -253,7 +253,7 @@ def candidate(request: Request, job_id: str, candidate_id: str, store: StoreDep)
     if found.job_id != job_id:
         raise NotFound(f"job {job_id} has no candidate {candidate_id}")
     glance = _glance_of(store, job_id)
-    parents = overview.candidates_by_id(store, found.parents)
+    parents = views.candidates_by_id(store, found.parents)
     parent = parents[0] if parents else None
     before, after = overview.beside(store, found)
     files = store.artifacts(job_id, candidate_id)

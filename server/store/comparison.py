@@ -87,6 +87,7 @@ def _feasible(point: views.HistoryPoint) -> Scores | None:
 def _course(
     store: Store, job: Job, history: Sequence[views.HistoryPoint], volumes: Sequence[float] | None
 ) -> Course:
+    feasible = {point.id: scores for point in history if (scores := _feasible(point))}
     states = [(point.best, None if volumes is None else volumes[at]) for at, point in enumerate(history)]
     corners = [at for at in range(len(states)) if at in (0, len(states) - 1) or states[at] != states[at - 1]]
     return Course(
@@ -95,5 +96,5 @@ def _course(
         numbers=[history[at].number for at in corners],
         best=[history[at].best for at in corners],
         hypervolume=None if volumes is None else [volumes[at] for at in corners],
-        front=views.pareto(store, job.id),
+        front=views.candidates_by_id(store, views.undominated(feasible)),
     )

@@ -24,7 +24,8 @@ from server.store.store import Store
 from server.store.tables import Candidate, Job
 
 PAGE = 1000  # rows of an export that are held at a time
-MAX_LINES = 200_000  # of one import, which is one transaction
+MAX_LINES = 200_000  # of one import
+PER_JOB = 20_000  # attempts: what one transaction writes while workers and the API wait, a second or two
 EARLIER = 2000  # attempts that a search learns from at most, the latest
 ENDED = (CandidateState.COMPLETED, CandidateState.FAILED)
 
@@ -170,43 +171,62 @@ class _Attempt:
 
 
 def imported(store: Store, lines: Iterable[bytes], *, project: str = "default") -> list[Job]:
-    """The jobs that the attempts now belong to, one for each way of measuring; all are written, or none.
+    """The jobs that the attempts now belong to, one for each way of measuring and `PER_JOB` attempts.
 
     What several jobs have measured alike is one attempt: the last line, a completed one before a failed one.
-    What the project remembers to the letter is left out, so that an import may be repeated: where nothing
-    else is left, there is no job. Raises InvalidLine, naming the line.
+    What the project remembers to the letter is left out, so that an import may be repeated, also one that
+    broke off between two jobs: where nothing else is left, there is no job. Raises InvalidLine, naming the
+    line, before anything is written.
     """
-    groups, at, jobs = _checked(lines), now(), list[Job]()
+    parts = [
+        (group, attempts[first : first + PER_JOB])
+        for group, attempts in _checked(lines).items()
+        for first in range(0, len(attempts), PER_JOB)
+    ]
+    jobs = [_import(store, group, attempts, project) for group, attempts in parts]
+    return [job for job in jobs if job is not None]
+
+
+def _import(store: Store, group: _Group, attempts: Sequence[_Attempt], project: str) -> Job | None:
+    """The job of those attempts that the project does not remember; None where it remembers all."""
+    with store.reading() as session:
+        new = _new(session, group, attempts, project)
+    # thousands of architectures take seconds to count: others write meanwhile
+    columns = {attempt.arch.key: _columns(attempt) for attempt in new}
+    at = now()
     with store.writing() as session:
-        for group, given in groups.items():
-            known = _remembered(session, group, project)
-            attempts = [each for each in given if (each.arch.key, *_outcome(each.line)) not in known]
-            if not attempts:
-                continue
-            job = _import_job(group, attempts, project, at)
-            jobs.append(job)
-            session.add(job)
-            session.flush()
-            rows = _rows(job, attempts, at)
-            session.connection().execute(insert(Candidate), rows)
-            job.result = _best(rows)
-            append_events(session, job.id, 1, [NewEvent("job.imported", {"candidates": len(rows)})])
-    return jobs
+        new = _new(session, group, new, project)  # the same import may have come twice at once
+        if not new:
+            return None
+        job = _import_job(group, new, project, at)
+        session.add(job)
+        session.flush()
+        rows = _rows(job, [columns[attempt.arch.key] for attempt in new], at)
+        session.connection().execute(insert(Candidate), rows)
+        job.result = _best(rows)
+        append_events(session, job.id, 1, [NewEvent("job.imported", {"candidates": len(rows)})])
+    return job
 
 
-def _outcome(measured: Line | Candidate) -> tuple[str, str]:
-    return str(measured.state), canonical_json(measured.metrics)
-
-
-def _remembered(session: Session, group: _Group, project: str) -> set[tuple[str, str, str]]:
-    """The keys, states and metrics that the project's jobs have come to in just this way."""
+def _new(session: Session, group: _Group, attempts: Sequence[_Attempt], project: str) -> list[_Attempt]:
+    """The attempts whose key, state and metrics no job of the project has come to in just this way."""
     query = (
-        select(Candidate)
+        select(Candidate.key, Candidate.state, Candidate.metrics)
         .join(Job, Job.id == Candidate.job_id)
         .where(Job.project == project, Job.dataset == group.dataset, Candidate.space == group.space)
         .where(Candidate.signature == group.signature, Candidate.state.in_(ENDED))
+        .where(Candidate.key.in_([attempt.arch.key for attempt in attempts]))
     )
-    return {(row.key, *_outcome(row)) for row in session.scalars(query)}
+    known = {(key, *_outcome(state, metrics)) for key, state, metrics in session.execute(query)}
+    return [
+        attempt
+        for attempt in attempts
+        if (attempt.arch.key, *_outcome(attempt.line.state, attempt.line.metrics)) not in known
+    ]
+
+
+def _outcome(state: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
+    return str(state), canonical_json(metrics)
 
 
 def _checked(lines: Iterable[bytes]) -> Mapping[_Group, Sequence[_Attempt]]:
@@ -277,11 +297,10 @@ def _import_job(group: _Group, attempts: Sequence[_Attempt], project: str, at: d
     )
 
 
-def _rows(job: Job, attempts: Sequence[_Attempt], at: datetime) -> list[dict[str, Any]]:
+def _rows(job: Job, columns: Sequence[Mapping[str, Any]], at: datetime) -> list[dict[str, Any]]:
     return [
-        {"id": new_id(), "job_id": job.id, "number": number, **_columns(attempt), "created_at": at}
-        | {"finished_at": at}
-        for number, attempt in enumerate(attempts, 1)
+        {"id": new_id(), "job_id": job.id, "number": number, **each, "created_at": at} | {"finished_at": at}
+        for number, each in enumerate(columns, 1)
     ]
 
 

@@ -1,7 +1,6 @@
 """Read-only questions of who looks on: totals, the latest of a log, what stands beside a candidate."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import String, and_, case, cast, func, not_, select
@@ -15,6 +14,7 @@ from server.store.views import SEARCHED
 
 PROGRESS = "candidate.progress"  # one event for every point of a curve: too many to read one by one
 FELL_BACK = "proposer.fell_back"
+ENDED = (CandidateState.COMPLETED, CandidateState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,31 @@ def last_steps(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
         return dict(session.execute(query).all()) if job_ids else {}
 
 
+def evaluated(store: Store, jobs: Sequence[Job], counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """How many candidates of each job have ended that stand against its budget of evaluations.
+
+    Of a scale job those of the space that it searches: its super-supernet and its family are others.
+    `counts` are those of the jobs by state.
+    """
+    query = (
+        select(Candidate.job_id, func.count())
+        .join(Job, and_(Job.id == Candidate.job_id, Job.space == Candidate.space))
+        .where(Job.id.in_([job.id for job in jobs if job.kind == "scale"]), Candidate.state.in_(ENDED))
+        .group_by(Candidate.job_id)
+    )
+    with store.reading() as session:
+        scaled = dict(session.execute(query).all())
+    return {
+        job.id: scaled.get(job.id, 0) if job.kind == "scale" else sum(counts[job.id].get(s, 0) for s in ENDED)
+        for job in jobs
+    }
+
+
 def stopped_early(store: Store, job_ids: Sequence[str]) -> dict[str, int]:
     """How many of the failed candidates of each job were stopped early; jobs without any are left out."""
     query = (
         select(Candidate.job_id, func.count())
-        .where(Candidate.job_id.in_(job_ids), views.stopped_early())
+        .where(Candidate.job_id.in_(job_ids), SEARCHED, views.stopped_early())
         .group_by(Candidate.job_id)
     )
     with store.reading() as session:
@@ -119,14 +139,15 @@ def call_of(store: Store, candidate: Candidate) -> LLMCall | None:
 
 
 def ahead(store: Store, jobs: Sequence[Job]) -> dict[str, int]:
-    """How many jobs a worker will take before each of these that are queued."""
+    """How many jobs a worker will take before each of these that are queued and can start."""
     waiting = [job.id for job in jobs if job.state is JobState.QUEUED]
     if not waiting:
         return {}
     query = select(Job.id).where(Job.state == JobState.QUEUED, needs_nothing_more())
     with store.reading() as session:
-        queue = list(session.scalars(query.where(Job.id < max(waiting)).order_by(Job.id)))
-    return {job_id: bisect_left(queue, job_id) for job_id in waiting}
+        queue = list(session.scalars(query.where(Job.id <= max(waiting)).order_by(Job.id)))
+    places = {job_id: place for place, job_id in enumerate(queue)}
+    return {job_id: places[job_id] for job_id in waiting if job_id in places}
 
 
 def baseline(store: Store, job_id: str) -> Candidate | None:
@@ -213,13 +234,6 @@ def ancestors(store: Store, candidate: Candidate, limit: int) -> list[Candidate]
             line.append(parent)
             candidate = parent
     return line
-
-
-def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
-    """Those that exist, in the order asked for."""
-    with store.reading() as session:
-        found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
-    return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
 
 
 def children(store: Store, candidate: Candidate, limit: int) -> list[Candidate]:

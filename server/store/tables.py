@@ -122,7 +122,8 @@ class Candidate(Table):
     __table_args__ = (
         Index("candidates_by_number", "job_id", "number", unique=True),
         Index("candidates_by_key", "job_id", "key", "signature", unique=True),
-        Index("candidates_by_score", "job_id", "score"),
+        Index("candidates_by_state", "job_id", "confirms", "state"),
+        Index("candidates_by_rank", "job_id", "confirms", "violation", "score"),
         Index("candidates_to_reuse", "signature", "key"),
     )
 
@@ -151,6 +152,8 @@ class Event(Table):
     candidate_id: Mapped[str | None] = mapped_column(String(24))
     data: Mapped[dict[str, Any]]
     at: Mapped[datetime]
+
+    __table_args__ = (Index("events_by_kind", "job_id", "kind", "number"),)
 
 
 class Artifact(Table):

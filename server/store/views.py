@@ -1,12 +1,15 @@
 """Read-only questions about a job's search memory, answered by the database where it can."""
 
-from collections.abc import Sequence
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from server.store.families import MEMBER, member_id
+from server.store.fronts import Scores, front
 from server.store.states import CandidateState
 from server.store.store import Store
 from server.store.tables import STOPPED_EARLY, Candidate
@@ -17,6 +20,25 @@ SortBy = Literal["number", "score", "params", "macs", "device_seconds"]
 
 class InvalidCursor(ValueError):
     """The cursor is of another list."""
+
+
+class _Place(BaseModel):
+    """Where a page of candidates ended; as text, the cursor of the next.
+
+    It holds the value by which the last row was sorted: the row's own may be another by the time of the next
+    page.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str
+    sort: SortBy
+    value: float | None
+    number: int = Field(ge=1, lt=2**31)
+
+    @property
+    def cursor(self) -> str:
+        return urlsafe_b64encode(self.model_dump_json().encode()).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +148,28 @@ def picked(store: Store, job_id: str, pick: str) -> Candidate | None:
 
 def pareto(store: Store, job_id: str) -> list[Candidate]:
     """The feasible candidates that no other beats in every objective, by descending first score."""
-    query = select(Candidate).where(
-        Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0, SEARCHED
+    query = (
+        select(Candidate.id, Candidate.scores)
+        .where(Candidate.job_id == job_id, Candidate.score.is_not(None), Candidate.violation == 0, SEARCHED)
+        .order_by(Candidate.number)
     )
     with store.reading() as session:
-        rows = sorted(session.scalars(query), key=lambda row: [-score for score in row.scores or []])
-    front: list[Candidate] = []
-    for row in rows:
-        if not any(_dominates(kept.scores or [], row.scores or []) for kept in front):
-            front.append(row)
-    return front
+        found = {id_: tuple(scores or ()) for id_, scores in session.execute(query)}
+    return candidates_by_id(store, undominated(found))
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a >= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
+def undominated(candidates: Mapping[str, Scores]) -> list[str]:
+    """The ids whose scores no others dominate, by descending scores; alike ones in the order given."""
+    kept = set(front(candidates.values()))
+    alone = [id_ for id_, scores in candidates.items() if scores in kept]
+    return sorted(alone, key=candidates.__getitem__, reverse=True)
+
+
+def candidates_by_id(store: Store, candidate_ids: Sequence[str]) -> list[Candidate]:
+    """Those that exist, in the order asked for."""
+    with store.reading() as session:
+        found = {c.id: c for c in session.scalars(select(Candidate).where(Candidate.id.in_(candidate_ids)))}
+    return [found[candidate_id] for candidate_id in candidate_ids if candidate_id in found]
 
 
 def candidates_page(
@@ -155,22 +185,32 @@ def candidates_page(
     """One page and the cursor of the next. Rows without a value of the sort key come last, those that
     measure a candidate again stay out.
 
-    Raises InvalidCursor for one that is no candidate of this job.
+    Raises InvalidCursor for one of another job, or of another order.
     """
     query = select(Candidate).where(Candidate.job_id == job_id, SEARCHED)
     if state is not None:
         query = query.where(Candidate.state == state)
     column: Any = getattr(Candidate, sort)
+    if cursor is not None:
+        last = _place(cursor, job_id, sort)
+        query = query.where(_after(column, last.value, last.number, descending))
     with store.reading() as session:
-        if cursor is not None:
-            last = session.get(Candidate, cursor)
-            if last is None or last.job_id != job_id:
-                raise InvalidCursor(f"cursor {cursor!r} is no candidate of this job")
-            query = query.where(_after(column, getattr(last, sort), last.number, descending))
-        query = _ordered(query, column, descending).limit(limit + 1)
-        rows = list(session.scalars(query))
-    more = len(rows) > limit
-    return rows[:limit], rows[limit - 1].id if more else None
+        rows = list(session.scalars(_ordered(query, column, descending).limit(limit + 1)))
+    if len(rows) <= limit:
+        return rows, None
+    final = rows[limit - 1]
+    place = _Place(job=job_id, sort=sort, value=getattr(final, sort), number=final.number)
+    return rows[:limit], place.cursor
+
+
+def _place(cursor: str, job_id: str, sort: SortBy) -> _Place:
+    try:
+        place = _Place.model_validate_json(urlsafe_b64decode(cursor))
+    except ValueError:
+        place = None
+    if place is None or (place.job, place.sort) != (job_id, sort):
+        raise InvalidCursor(f"cursor {cursor!r} is none of job {job_id} by {sort}; begin without one")
+    return place
 
 
 def _ordered(query: Select[Any], column: Any, descending: bool) -> Select[Any]:

@@ -52,9 +52,10 @@ def propose(
     confirms: str | None = None,
 ) -> Candidate:
     """One more running candidate."""
-    cost, options = SPACE.cost_of(arch), dict(SPACE.decode(arch))
+    space = find(arch.space)
+    cost, options = space.cost_of(arch), dict(space.decode(arch))
     new = NewCandidate(
-        arch.key, SPACE.name, options, cost.params, cost.macs, origin, signature, parents, note, confirms
+        arch.key, space.name, options, cost.params, cost.macs, origin, signature, parents, note, confirms
     )
     claim.begin([new], len(claim.candidates()) + 1)
     return claim.store.candidate(new.id)

@@ -368,10 +368,26 @@ def test_pages_of_candidates_hold_each_once_in_order(
     assert values == sorted(known, reverse=descending) + [None] * (len(values) - len(known))
 
 
+def test_a_score_that_arrives_between_two_pages_moves_neither(client: TestClient) -> None:
+    job, worker = submit(client), claim(client)
+    new = [a_candidate(i) for i in range(4)]
+    worker.record(new, [completed(new[0], 0.5), completed(new[3], 0.4)], 1)
+    path = f"/v1/jobs/{job['id']}/candidates"
+    seen = pages(client, path, sort="score", descending=True, limit=3)
+    assert [row["number"] for row in next(seen)] == [1, 4, 2]
+    worker.end([completed(new[1], 0.6)])
+    assert [row["number"] for row in next(seen)] == [3]
+
+
 def test_a_cursor_of_another_list_is_refused(client: TestClient) -> None:
-    job = submit(client)
-    answer = client.get(f"/v1/jobs/{job['id']}/candidates", params={"cursor": job["id"]})
-    assert_problem(answer, 422, job["id"])
+    job, worker = submit(client), claim(client)
+    worker.record([a_candidate(i) for i in range(2)], [], 1)
+    path = f"/v1/jobs/{job['id']}/candidates"
+    cursor = client.get(path, params={"limit": 1}).json()["next_cursor"]
+    other = f"/v1/jobs/{submit(client)['id']}/candidates"
+    for wrong in ({"cursor": job["id"]}, {"cursor": "ü"}, {"cursor": cursor, "sort": "score"}):
+        assert_problem(client.get(path, params=wrong), 422, job["id"])
+    assert_problem(client.get(other, params={"cursor": cursor}), 422, cursor)
 
 
 @pytest.mark.parametrize("limit", ["0", "501", "many"])

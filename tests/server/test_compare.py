@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from server.store.claim import Outcome
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
+from server.store.tables import Candidate
 from tests.server.searches import architectures, begin_search, fail, propose
 
 BOTH = [{"metric": "rfid", "goal": "minimize"}, {"metric": "kid", "goal": "maximize"}]
@@ -70,6 +72,18 @@ def test_the_metrics_of_a_search_tell_its_own_hypervolume(client: TestClient) ->
     assert columns["hypervolume"] == pytest.approx([0.0, 0.25, 0.25, 1.0])
     plain = a_search(client, (8.0, 0.0), objectives=BOTH[:1])
     assert "hypervolume" not in client.get(f"/v1/jobs/{plain}/metrics").json()
+
+
+def test_of_many_candidates_only_those_of_a_front_are_loaded(client: TestClient) -> None:
+    job = a_search(client, (5.0, 1.0), (4.0, 1.0), (4.0, 1.0), (6.0, 3.0), (7.0, 0.5))
+    loaded: list[int] = []
+    event.listen(Candidate, "load", note := lambda row, _: loaded.append(row.number))
+    (course,) = compare(client, job).json()["jobs"]
+    front = client.get(f"/v1/jobs/{job}/pareto").json()["items"]
+    event.remove(Candidate, "load", note)
+    assert [row["number"] for row in course["front"]] == [2, 3, 4]
+    assert [row["number"] for row in front] == [2, 3, 4]
+    assert sorted(loaded) == [2, 2, 3, 3, 4, 4]
 
 
 def test_one_objective_has_no_hypervolume(client: TestClient) -> None:

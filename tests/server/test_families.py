@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from search_spaces import NAMED
-from server.store.claim import Claim
+from search_spaces import NAMED, find
+from server.store.claim import Claim, NewCandidate, Outcome
+from server.store.states import CandidateState
 from server.store.store import Store
 from tests.server.scalings import begin_scaling, finish, report
 
@@ -27,6 +28,20 @@ def test_a_family_is_answered_once_the_job_has_succeeded(client: TestClient, cla
     assert "is running; it has none yet" in early.json()["detail"]
     candidate = finish(claim)
     assert client.get(f"/v1/jobs/{claim.job.id}/family").json() == report(candidate)
+
+
+def test_the_super_supernet_and_the_family_are_no_evaluations(client: TestClient, claim: Claim) -> None:
+    supernet = NewCandidate("scalenet-8-supernet:", "scalenet-8-supernet", {}, 1, 0, "super-supernet", "s")
+    arch = find("scalenet-8").largest
+    searched = NewCandidate(arch.key, arch.space, {}, 1, 1, "random", "s")
+    claim.begin([supernet, searched], 1)
+    budget = claim.job.spec["budget"]["evaluations"]
+    for ended, evaluated in ((supernet, 0), (searched, 1)):
+        claim.end([Outcome(ended.id, CandidateState.COMPLETED)])
+        job = client.get(f"/v1/jobs/{claim.job.id}").json()
+        assert job["evaluated"] == evaluated
+        assert f"{evaluated} of {budget:,} candidates" in client.get("/").text
+    assert job["candidates"] == {"completed": 2}
 
 
 def test_a_job_of_another_kind_has_no_family(client: TestClient) -> None:

@@ -1,6 +1,7 @@
 """Search memory as JSON lines: all of it out, all or nothing of it in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from search_spaces import SPACES
+from search_spaces.space import Cost, Decoded
 from server import cli
 from server.store import memory
+from server.store.engine import make_engine
 from server.store.memory import InvalidLine, Line, exported, imported
 from server.store.store import Store
 from tests.server.live import running
@@ -146,6 +149,42 @@ def test_an_import_has_a_largest_size(sqlite_store: Store, monkeypatch: pytest.M
     monkeypatch.setattr(memory, "MAX_LINES", 1)
     with pytest.raises(InvalidLine, match="line 2: at most 1"):
         imported(sqlite_store, lines({}, {"signature": "theirs/seed0"}).splitlines())
+
+
+def test_others_write_while_an_import_counts_its_architectures(
+    sqlite_store: Store, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = Store(make_engine(sqlite_url, busy_seconds=0.1))
+
+    def cost(decoded: Decoded) -> Cost:
+        begin_search(others)
+        return SPACE.cost(decoded)
+
+    monkeypatch.setitem(SPACES, SPACE.name, replace(SPACE, cost=cost))
+    (job,) = imported(sqlite_store, lines({}).splitlines())
+    assert sorted(each.kind for each in others.jobs()) == ["import", "search"]
+    others.engine.dispose()
+
+
+def test_a_large_import_is_several_jobs_and_one_that_broke_off_can_be_sent_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archs = list(SPACE.neighbours(SPACE.largest))[:5]
+    body = lines(*({"key": arch.key} for arch in archs)).splitlines()
+
+    def cost(decoded: Decoded) -> Cost:
+        if decoded == SPACE.decode(archs[3]):
+            raise RuntimeError("killed")
+        return SPACE.cost(decoded)
+
+    monkeypatch.setattr(memory, "PER_JOB", 2)
+    with monkeypatch.context() as broken:
+        broken.setitem(SPACES, SPACE.name, replace(SPACE, cost=cost))
+        with pytest.raises(RuntimeError, match="killed"):
+            imported(store, body)
+    assert [job.name for job in store.jobs()] == ["2 imported attempts"]
+    assert [job.name for job in imported(store, body)] == ["2 imported attempts", "1 imported attempts"]
+    assert sorted(line["key"] for line in told(store)) == sorted(arch.key for arch in archs)
 
 
 def test_attempts_measured_differently_go_to_jobs_of_their_own(client: TestClient) -> None:

@@ -1,6 +1,6 @@
 """The schema's versions on both databases: from nothing, from a filled old one, and none of the future."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +10,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, MetaData, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, event, inspect, select
 from sqlalchemy import Table as SqlTable
 
+from server.store import overview, views
 from server.store.engine import MIGRATIONS, SchemaMismatch, check, make_engine, upgrade
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
@@ -76,6 +77,45 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(engine: Engi
     with engine.connect() as connection:
         assert MigrationContext.configure(connection).get_current_revision() == "9999"
         assert not inspect(connection).has_table("workers")
+
+
+LISTED: dict[str, tuple[Callable[[Store], Any], str]] = {
+    "candidates by state": (
+        lambda store: views.counts(store, ["a-job"]),
+        "COVERING INDEX candidates_by_state",
+    ),
+    "the best value": (
+        lambda store: overview.best_values(store, [store.job("a-job")]),
+        "COVERING INDEX candidates_by_rank",
+    ),
+    "what was stopped early": (
+        lambda store: overview.stopped_early(store, ["a-job"]),
+        "candidates_by_state (job_id=? AND confirms=? AND state=?)",
+    ),
+    "events of a kind": (
+        lambda store: overview.fell_back(store, "a-job"),
+        "events_by_kind (job_id=? AND kind=?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("question", LISTED)
+def test_what_pages_ask_every_few_seconds_an_index_answers(sqlite_store: Store, question: str) -> None:
+    ask, index = LISTED[question]
+    with sqlite_store.engine.begin() as connection:
+        fill(connection)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        asked.append((statement, values))
+
+    event.listen(sqlite_store.engine, "before_cursor_execute", note)
+    ask(sqlite_store)
+    event.remove(sqlite_store.engine, "before_cursor_execute", note)
+    statement, values = next(each for each in reversed(asked) if each[0].startswith("SELECT"))
+    with sqlite_store.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert any(index in row.detail for row in plan), plan
 
 
 # -------------------------------------------------------------------- a filled database

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from search_spaces import find
 from server.auth import COOKIE
 from server.dashboard.pages import CANDIDATES_PAGE, JOBS_PAGE, PREVIEWS
 from server.dashboard.session import local
@@ -31,6 +32,7 @@ from tests.server.searches import (
     complete,
     fail,
     keep_samples,
+    measure_again,
     propose,
 )
 
@@ -114,6 +116,21 @@ def test_the_jobs_page_shows_state_progress_and_the_best_value(client: TestClien
         re.split(r"\s{2,}", "  ".join(word.strip() for word in page.words))
     )
     assert f"/jobs/{searched.job.id}" in page.all("a", "href")
+
+
+def test_no_time_left_is_told_while_the_best_of_a_search_are_measured_again(
+    client: TestClient, store: Store
+) -> None:
+    claim = begin_search(store, evaluations=4)
+    first, *others = (propose(claim, arch) for arch in architectures(4))
+    for found in (first, *others[:2]):
+        complete(claim, found, 0.5)
+    assert "s left" in opened(client, "/").text
+    complete(claim, others[2], 0.5)
+    measure_again(claim, first, 1, None)
+    assert "4 of 4 candidates" in opened(client, "/").text
+    assert "left" not in opened(client, "/").text
+    assert "Time left –" in opened(client, f"/jobs/{claim.job.id}").text
 
 
 def test_jobs_are_filtered_by_the_address(client: TestClient, store: Store, searched: Claim) -> None:
@@ -271,6 +288,22 @@ def test_a_refresh_gets_the_same_content_without_the_frame(client: TestClient, s
     part = client.get(path, headers={**BROWSER, "X-Fragment": "1"}).text
     assert "<html" not in part
     assert part.strip() in whole
+
+
+def test_a_training_of_epochs_is_as_far_as_they_are(client: TestClient, store: Store) -> None:
+    arch = find("macro-8").largest
+    spec = {
+        "method": "supervised",
+        "architecture": {"space": arch.space, "key": arch.key},
+        "config": {"recipe": {"kind": "supervised", "epochs": 30}},
+    }
+    store.create_job(TrainSpec.model_validate(spec))
+    claim = store.claim("worker", timedelta(minutes=1))
+    assert claim is not None
+    claim.report(propose(claim, arch, origin="given").id, 15, {"loss": 0.5})
+    page = opened(client, "/")
+    assert "15 of 30 epochs" in page.text
+    assert page.all("div", "aria-valuenow") == ["50"]
 
 
 def test_a_training_job_shows_its_curves(client: TestClient, store: Store) -> None:
@@ -597,12 +630,34 @@ def test_a_queued_job_says_what_it_waits_for(client: TestClient, store: Store) -
     assert "1 before it" in opened(client, "/").text
 
 
+def test_a_job_that_waits_for_anothers_result_has_no_place_in_the_queue_before_it_is_there(
+    client: TestClient, store: Store
+) -> None:
+    claim = begin_search(store)
+    spec = {"method": "diffusion", "architecture": {"job": claim.job.id}}
+    training, _ = store.create_job(TrainSpec.model_validate(spec))
+    store.create_job(SearchSpec.model_validate({"method": "random"}))
+    waits = f"it starts when job {claim.job.id} has succeeded"
+    assert client.get(f"/v1/jobs/{training.id}").json()["ahead"] is None
+    assert waits in opened(client, f"/jobs/{training.id}").text
+    assert opened(client, "/").text.count("next") == 1
+    assert f"waits for {claim.job.id}" in opened(client, "/").text
+    complete(claim, propose(claim, architectures(1)[0]), 0.5)
+    claim.finish(JobState.SUCCEEDED)
+    assert client.get(f"/v1/jobs/{training.id}").json()["ahead"] == 0
+    assert "it is the next" in opened(client, f"/jobs/{training.id}").text
+    assert waits not in opened(client, f"/jobs/{training.id}").text
+
+
 def test_what_was_stopped_early_is_not_shown_as_a_failure(client: TestClient, searched: Claim) -> None:
     (running,) = (row for row in searched.candidates() if row.state == "running")
     fail(searched, running, "stopped early at step 6")
     page = opened(client, f"/jobs/{searched.job.id}")
     assert "1 stopped early 1 failed" in page.text
     assert "badge stopped" in page.all("span", "class")
+    done = next(row for row in searched.candidates() if row.state == "completed")
+    fail(searched, measure_again(searched, done, 1, None), "stopped early at step 6")
+    assert "1 stopped early 1 failed" in opened(client, f"/jobs/{searched.job.id}").text
 
 
 def test_the_front_of_several_objectives_has_a_table_and_costs_stand_once(

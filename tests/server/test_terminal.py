@@ -24,11 +24,24 @@ class Told(Client):
             "objectives": [{"metric": "rfid", "goal": "minimize"}],
             "config": {"recipe": {"steps": 2}},
         }
-        return {"id": job_id, "kind": self._kind, "state": "running", "spec": spec}
+        return {"id": job_id, "kind": self._kind, "state": "running", "space": "unet-8", "spec": spec}
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         for number, (kind, data) in enumerate(self._told, start=1):
-            yield {"number": number, "kind": kind, "data": data}
+            yield {"number": number, "kind": kind, "candidate_id": data.get("key"), "data": data}
+
+
+def test_what_a_search_does_not_try_itself_is_no_step_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def measured(key: str, rfid: float) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            ("candidate.started", {"key": key}),
+            ("candidate.completed", {"key": key, "metrics": {"rfid": rfid}}),
+        ]
+
+    follow(Told(*measured("unet-8-supernet:", 0.1), *measured("unet-8:0-0", 0.5)), "a-job")
+    shown = capsys.readouterr().out
+    assert "1/2" in shown
+    assert "best rfid 0.5" in shown
 
 
 def test_a_reason_why_the_language_model_does_not_propose_is_told_once(
