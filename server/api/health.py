@@ -2,12 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from server.api.dependencies import StoreDep
+from server.store import overview
 from server.store.engine import SchemaMismatch, check
-from server.store.tables import Candidate, Job
 
 router = APIRouter(tags=["health"])
 
@@ -37,10 +35,9 @@ def metrics(request: Request, store: StoreDep) -> Response:
     candidates = Gauge("archsmith_candidates", "Candidates by state", ["state"], registry=registry)
     device = Gauge("archsmith_device_seconds", "Device seconds of all candidates", registry=registry)
     workers = Gauge("archsmith_workers", "Workers that have reported themselves", registry=registry)
-    with Session(store.engine) as session:
-        for gauge, column in ((jobs, Job.state), (candidates, Candidate.state)):
-            for state, count in session.execute(select(column, func.count()).group_by(column)):
-                gauge.labels(state.value).set(count)
-        device.set(session.scalar(select(func.sum(Candidate.device_seconds))) or 0.0)
+    for gauge, counts in ((jobs, overview.job_counts(store)), (candidates, overview.candidate_counts(store))):
+        for state, count in counts.items():
+            gauge.labels(state.value).set(count)
+    device.set(overview.all_device_seconds(store))
     workers.set(len(store.workers()))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -48,6 +48,19 @@ def job_counts(store: Store) -> dict[JobState, int]:
         return dict.fromkeys(JobState, 0) | dict(found.all())
 
 
+def candidate_counts(store: Store) -> dict[CandidateState, int]:
+    """How many candidates of all jobs are in each state; a state without candidates counts 0."""
+    with store.reading() as session:
+        found = session.execute(select(Candidate.state, func.count()).group_by(Candidate.state))
+        return dict.fromkeys(CandidateState, 0) | dict(found.all())
+
+
+def all_device_seconds(store: Store) -> float:
+    """How long the candidates of all jobs have held their devices."""
+    with store.reading() as session:
+        return session.scalar(select(func.sum(Candidate.device_seconds))) or 0.0
+
+
 def best_values(store: Store, jobs: Sequence[Job]) -> dict[str, float]:
     """The first objective's value that each job has come to; jobs without any are left out.
 

@@ -112,6 +112,8 @@ def check_scale(spec: "ScaleSpec") -> None:
         )
     if [objective.model_dump() for objective in spec.objectives] != [OBJECTIVE]:
         raise ValueError("objectives: a scale job maximizes val_accuracy, and nothing else")
+    if spec.config.trials.early_stopping != "none":
+        raise ValueError("config.trials.early_stopping: a scale job stops no trial early; leave it out")
     searched = len(plan.grids) - 1
     if spec.config.family.stages < searched:
         raise ValueError(

@@ -18,7 +18,7 @@ from server.store.methods import SEARCH_METHODS
 from server.store.records import new_id, now
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
-from server.store.tables import LLMCall
+from server.store.tables import Job, LLMCall
 
 LEASE = timedelta(hours=1)
 CHEAP = {"kind": "search", "config": {"evaluator": {"kind": "cost"}}}  # a request that trains nothing
@@ -659,8 +659,17 @@ def test_prometheus_finds_jobs_and_candidates_by_state(client: TestClient, searc
         'archsmith_jobs{state="queued"} 1.0',
         'archsmith_candidates{state="completed"} 3.0',
         'archsmith_candidates{state="failed"} 1.0',
+        'archsmith_jobs{state="cancelled"} 0.0',  # a series does not vanish with its last row
+        'archsmith_candidates{state="stopped"} 0.0',
     ):
         assert line in text
+
+
+def test_prometheus_waits_for_no_writer(client: TestClient, searched: str) -> None:
+    with store_of(client).writing() as session:
+        session.get_one(Job, searched).name = "held"
+        session.flush()
+        assert client.get("/metrics").status_code == 200
 
 
 # -------------------------------------------------------------------- what an address may say

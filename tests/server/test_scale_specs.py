@@ -69,6 +69,7 @@ def test_a_budget_without_a_number_is_as_much_as_the_search_takes_at_most() -> N
         ({"config": {"family": {"stages": 2}}}, "below the 3 stages"),
         ({"config": {"supernet": {"crop_area": [0.9, 0.5]}}}, "the least first"),
         ({"config": {"resources": {"workers": 3}}}, "supernet.batch 64 is no multiple"),
+        ({"config": {"trials": {"early_stopping": "asha"}}}, r"config\.trials\.early_stopping: a scale job"),
         ({"config": {"search": {"rounds": "many"}}}, "rounds"),
         ({"config": {"search": 3}}, "search"),
         ({"objectives": [{"metric": "macs", "goal": "minimize"}]}, "maximizes val_accuracy"),
