@@ -74,18 +74,11 @@ class Client:
 
     def candidates(self, job_id: str, **options: Any) -> Iterator[Json]:
         """All candidates of a job, page by page."""
-        cursor: str | None = None
-        while True:
-            page = self._object(
-                "GET",
-                f"/v1/jobs/{_part(job_id)}/candidates",
-                holds="items",
-                params={**options, "cursor": cursor} if cursor else options,
-            )
-            yield from page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return
+        return self._pages(f"/v1/jobs/{_part(job_id)}/candidates", options)
+
+    def llm_calls(self, job_id: str, **options: Any) -> Iterator[Json]:
+        """All language-model calls of a job, the first one first, page by page."""
+        return self._pages(f"/v1/jobs/{_part(job_id)}/llm-calls", options)
 
     def candidate(self, candidate_id: str) -> Json:
         """One candidate with its curve and artifacts."""
@@ -163,6 +156,16 @@ class Client:
         )
         jobs: list[Json] = answer["jobs"]
         return jobs
+
+    def _pages(self, path: str, options: Mapping[str, Any]) -> Iterator[Json]:
+        cursor: str | None = None
+        while True:
+            params = {**options, "cursor": cursor} if cursor else options
+            page = self._object("GET", path, holds="items", params=params)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
 
     def _save(self, method: str, path: str, target: Path, **arguments: Any) -> Path:
         """Writes an answer to a file, the whole of it or nothing."""

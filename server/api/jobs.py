@@ -246,10 +246,13 @@ def metrics(job_id: str, store: StoreDep) -> dict[str, list[Any]]:
 
 
 @router.get("/jobs/{job_id}/llm-calls")
-def llm_calls(job_id: str, store: StoreDep) -> Page[LLMCallView]:
-    """What was said to the language model, what it answered, and what that cost."""
+def llm_calls(
+    job_id: str, store: StoreDep, cursor: str | None = None, limit: Limit = 50
+) -> Page[LLMCallView]:
+    """What was said to the language model, what it answered, and what that cost; the first call first."""
     store.job(job_id)
-    return Page(items=views(LLMCallView, store.llm_calls(job_id)))
+    rows, following = overview.llm_calls_page(store, job_id, cursor=cursor, limit=limit)
+    return Page(items=views(LLMCallView, rows), next_cursor=following)
 
 
 @router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse)

@@ -297,6 +297,20 @@ def llm_totals(store: Store, job_id: str) -> CallTotals:
         return CallTotals(*session.execute(query).one())
 
 
+def llm_calls_page(
+    store: Store, job_id: str, *, cursor: str | None, limit: int
+) -> tuple[list[LLMCall], str | None]:
+    """One page, the oldest first, and the cursor of the next. Raises InvalidCursor."""
+    query = select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id).limit(limit + 1)
+    with store.reading() as session:
+        if cursor is not None:
+            if session.scalar(select(LLMCall.job_id).where(LLMCall.id == cursor)) != job_id:
+                raise views.InvalidCursor(f"cursor {cursor!r} is no call of job {job_id}; begin without one")
+            query = query.where(LLMCall.id > cursor)
+        rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
 def latest_llm_calls(store: Store, job_id: str, limit: int) -> list[LLMCall]:
     """The newest first."""
     query = select(LLMCall).where(LLMCall.job_id == job_id).order_by(LLMCall.id.desc())

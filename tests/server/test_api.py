@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search_spaces import SPACES
+from server.client import Client
 from server.store.artifacts import ArtifactStore
 from server.store.claim import Claim, NewCandidate, Outcome
 from server.store.datasets import DATASETS
@@ -19,6 +20,7 @@ from server.store.records import new_id, now
 from server.store.states import CandidateState, JobState
 from server.store.store import Store
 from server.store.tables import Job, LLMCall
+from tests.server.live import running
 
 LEASE = timedelta(hours=1)
 CHEAP = {"kind": "search", "config": {"evaluator": {"kind": "cost"}}}  # a request that trains nothing
@@ -450,6 +452,25 @@ def test_calls_of_the_language_model_are_shown(client: TestClient) -> None:
     )  # fmt: skip
     (call,) = client.get(f"/v1/jobs/{job['id']}/llm-calls").json()["items"]
     assert (call["messages"], call["reply"], call["outcome"]) == (messages, "no", outcome)
+
+
+def test_calls_of_the_language_model_come_in_pages(client: TestClient) -> None:
+    job, worker = submit(client), claim(client)
+    ids = [new_id() for _ in range(5)]
+    for call_id in ids:
+        worker.keep_llm_call(
+            LLMCall(
+                id=call_id, job_id=job["id"], key="k", purpose="propose", model="m", messages=[],
+                estimate={}, created_at=now(),
+            )
+        )  # fmt: skip
+    path = f"/v1/jobs/{job['id']}/llm-calls"
+    found = [[call["id"] for call in page] for page in pages(client, path, limit=2)]
+    assert found == [ids[:2], ids[2:4], ids[4:]]
+    with running(client.app) as url, Client(url) as remote:  # type: ignore[arg-type]
+        assert [call["id"] for call in remote.llm_calls(job["id"], limit=2)] == ids
+    other = f"/v1/jobs/{submit(client)['id']}/llm-calls"
+    assert_problem(client.get(other, params={"cursor": ids[0]}), 422, ids[0])
 
 
 # -------------------------------------------------------------------- files

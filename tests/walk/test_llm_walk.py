@@ -60,8 +60,7 @@ def ended(client: Client, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def calls_of(client: Client, job_id: str) -> list[dict[str, Any]]:
-    page: list[dict[str, Any]] = client._json("GET", f"/v1/jobs/{job_id}/llm-calls")["items"]
-    return page
+    return list(client.llm_calls(job_id))
 
 
 @pytest.mark.parametrize(
