@@ -9,6 +9,7 @@ from typing import Any
 
 from server.store.claim import Claim
 from server.store.specs import SearchSpec
+from server.store.states import Request
 from server.store.store import Store
 from server.store.tables import Job
 from workers.beat import Beat
@@ -58,6 +59,13 @@ class FunctionExecutor:
 
 def crash(task: TrialTask) -> Failed:
     return Failed(task.id, "it crashed", crashed=True, device_seconds=1.0)
+
+
+def ask(beat: Beat, request: Request) -> None:
+    """A user asks for it, and the job hears of it at once."""
+    steer = {Request.PAUSE: Store.pause, Request.CANCEL: Store.cancel}[request]
+    steer(beat.claim.store, beat.claim.job.id)
+    beat.request = request
 
 
 def submitted(store: Store, request: Mapping[str, Any], *, project: str = "default") -> Claim:

@@ -11,7 +11,7 @@ from server.store import views
 from server.store.claim import NewCandidate, Outcome
 from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
-from tests.workers.searches import LEASE, FunctionExecutor, composed, searched, submitted
+from tests.workers.searches import LEASE, FunctionExecutor, ask, composed, searched, submitted
 from workers.beat import Beat
 from workers.executors import Done, Failed, TrialTask, Update
 from workers.loop import SearchFailed
@@ -130,8 +130,7 @@ def test_a_pause_while_trials_wait_for_a_baseline_that_has_no_device_happens(
     beat = Beat(claim)
 
     def pausing(task: TrialTask) -> Update:
-        sqlite_store.pause(claim.job.id)
-        beat.request = Request.PAUSE
+        ask(beat, Request.PAUSE)
         return answer(task)
 
     settings = WorkerSettings(data_dir=tmp_path)

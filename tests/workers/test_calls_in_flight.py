@@ -14,7 +14,7 @@ from server.store.specs import LLMProposer, Objective
 from server.store.states import JobState, Request
 from server.store.store import Store
 from server.store.tables import CUT_OFF
-from tests.workers.searches import LEASE, FunctionExecutor, composed, submitted
+from tests.workers.searches import LEASE, FunctionExecutor, ask, composed, submitted
 from workers.beat import Beat
 from workers.journal import StoreJournal
 from workers.llm import (
@@ -66,7 +66,7 @@ def test_a_pause_waits_for_the_answer_and_a_resumed_search_uses_it(
     beat = Beat(claim)
 
     def pausing(messages: Sequence[Message], schema: Schema | None) -> str:
-        beat.request = Request.PAUSE
+        ask(beat, Request.PAUSE)
         return says(0)
 
     executor = run(claim, tmp_path, first := Scripted(pausing), beat)
@@ -89,7 +89,7 @@ def test_a_search_that_is_about_to_pause_starts_no_further_call(sqlite_store: St
     held = composed(claim, WorkerSettings(data_dir=tmp_path), FunctionExecutor(lambda task: {}), trains=False)
 
     def pausing(messages: Sequence[Message], schema: Schema | None) -> str:
-        beat.request = Request.PAUSE
+        ask(beat, Request.PAUSE)
         search.hold.wait(10)
         return "I would rather talk about the weather."
 
@@ -114,7 +114,7 @@ def test_a_cancelled_search_waits_for_no_answer_and_says_that_it_was_cut_off(
     beat = Beat(claim)
 
     def cancelling(messages: Sequence[Message], schema: Schema | None) -> str:
-        beat.request = Request.CANCEL
+        ask(beat, Request.CANCEL)
         while sqlite_store.job(claim.job.id).state is JobState.RUNNING:
             pass
         ended.append(sqlite_store.llm_calls(claim.job.id)[0])

@@ -15,7 +15,7 @@ from server.store.specs import RandomProposer
 from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
 from server.store.tables import Job
-from tests.workers.searches import LEASE, FunctionExecutor, composed, crash, ran, searched, submitted
+from tests.workers.searches import LEASE, FunctionExecutor, ask, composed, crash, ran, searched, submitted
 from workers.beat import Beat
 from workers.executors import Failed, Progress, TrialTask, Update
 from workers.loop import SearchFailed
@@ -209,8 +209,7 @@ def test_a_pause_waits_for_no_trial_that_has_not_started(sqlite_store: Store, tm
     claim, executor = submitted(sqlite_store, budget(evaluations=3)), _Crowded(by_params)
     executor.free = False
     beat = Beat(claim)
-    sqlite_store.pause(claim.job.id)
-    Timer(0.5, setattr, (beat, "request", Request.PAUSE)).start()
+    Timer(0.5, ask, (beat, Request.PAUSE)).start()
     crowded(tmp_path, executor, beat)
     assert sqlite_store.job(claim.job.id).state is JobState.PAUSED
     sqlite_store.resume(claim.job.id)
@@ -237,8 +236,7 @@ def test_what_is_asked_while_a_pause_is_carried_out_is_what_happens(
             steer(sqlite_store, claim.job.id)
 
     beat = Beat(claim)
-    beat.request = Request.PAUSE
-    sqlite_store.pause(claim.job.id)
+    ask(beat, Request.PAUSE)
     search = composed(claim, WorkerSettings(data_dir=tmp_path), SlowToStop(by_params), trains=True)
     run_search(claim, search, beat)
     assert sqlite_store.job(claim.job.id).state is state
@@ -255,8 +253,7 @@ def test_a_pause_uses_up_no_retry(sqlite_store: Store, tmp_path: Path) -> None:
     for _ in range(3):
         executor, beat = _Crowded(crashes_once), Beat(claim)
         executor.free = False
-        sqlite_store.pause(claim.job.id)
-        Timer(0.3, setattr, (beat, "request", Request.PAUSE)).start()
+        Timer(0.3, ask, (beat, Request.PAUSE)).start()
         crowded(tmp_path, executor, beat)
         sqlite_store.resume(claim.job.id)
         claim = sqlite_store.claim("a worker", LEASE) or claim
@@ -282,7 +279,7 @@ def test_a_pause_that_is_taken_back_gives_the_waiting_trials_again(
 
     executor = Wavering(by_params)
     executor.free = False
-    Timer(0.3, setattr, (beat, "request", Request.PAUSE)).start()
+    Timer(0.3, ask, (beat, Request.PAUSE)).start()
     Timer(0.8, setattr, (executor, "free", True)).start()
     crowded(tmp_path, executor, beat)
     rows = sqlite_store.candidates(claim.job.id)

@@ -18,7 +18,7 @@ from server.store.specs import ConfirmSpec, DiffusionEvaluation
 from server.store.states import CandidateState, JobState, Request
 from server.store.store import Store
 from server.store.tables import Candidate
-from tests.workers.searches import FunctionExecutor, composed, submitted
+from tests.workers.searches import FunctionExecutor, ask, composed, submitted
 from workers.beat import Beat
 from workers.executors import Done, Failed, TrialTask, Update
 from workers.loop import Search, remembered
@@ -207,8 +207,7 @@ def test_a_confirmation_is_paused_and_cancelled_like_the_search(
 
     def steered(task: TrialTask) -> Update:
         if task.seed == 1:
-            getattr(sqlite_store, asked)(claim.job.id)
-            beat.request = asked
+            ask(beat, asked)
         return answer(task)
 
     run(claim, tmp_path, steered, beat=beat)
