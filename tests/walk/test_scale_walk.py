@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from server.client import Client
-from tests.walk.support import end_of, wait_for
-from tests.walk.test_search_walk import job_process
+from tests.walk.support import end_of, job_process, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
