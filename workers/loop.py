@@ -535,10 +535,7 @@ def _restore(claim: Claim, search: Search) -> _State:
 
 def _lost_seconds(claim: Claim, candidate_id: str) -> float:
     """What a try that was cut off is known to have taken: from its first report to its last."""
-    began = claim.store.tried_at(claim.job.id, candidate_id)
-    heard = [
-        point.at for point in claim.store.points(candidate_id) if began is not None and point.at >= began
-    ]
+    heard = [point.at for point in claim.store.points_of_last_try(claim.job.id, candidate_id)]
     return (max(heard) - min(heard)).total_seconds() if heard else 0.0
 
 

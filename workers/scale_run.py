@@ -468,10 +468,8 @@ def _asked(setup: TrialSetup, measurement: Measurement) -> dict[str, float]:
 
 def _lost_seconds(claim: Claim, candidate_id: str) -> float:
     """What a try that is lost or given up had taken by its last report, where it said so."""
-    began = claim.store.tried_at(claim.job.id, candidate_id)
-    points = claim.store.points(candidate_id)
-    told = (point.metrics.get(SECONDS, 0.0) for point in points if began is not None and point.at >= began)
-    return max(told, default=0.0)
+    points = claim.store.points_of_last_try(claim.job.id, candidate_id)
+    return max((point.metrics.get(SECONDS, 0.0) for point in points), default=0.0)
 
 
 def _forget_checkpoint(artifacts: ArtifactStore, claim: Claim, candidate_id: str) -> None:

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Engine, and_, case, delete, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -361,11 +361,13 @@ class Store:
             query = select(Point).where(Point.candidate_id == candidate_id).order_by(Point.step)
             return list(session.scalars(query))
 
-    def tried_at(self, job_id: str, candidate_id: str) -> datetime | None:
-        """When the candidate's last try began."""
-        began = (Event.job_id == job_id, Event.candidate_id == candidate_id, Event.kind.in_(TRIES))
+    def points_of_last_try(self, job_id: str, candidate_id: str) -> list[Point]:
+        """What the candidate has reported since it was begun, or last tried again."""
+        tries = (Event.job_id == job_id, Event.candidate_id == candidate_id, Event.kind.in_(TRIES))
+        began = select(func.max(Event.at)).where(*tries).scalar_subquery()
         with self.reading() as session:
-            return session.scalar(select(Event.at).where(*began).order_by(Event.number.desc()).limit(1))
+            query = select(Point).where(Point.candidate_id == candidate_id, Point.at >= began)
+            return list(session.scalars(query.order_by(Point.step)))
 
     def artifacts(self, job_id: str, candidate_id: str | None = None) -> list[Artifact]:
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.id)
