@@ -440,6 +440,17 @@ def test_a_job_that_takes_worker_after_worker_down_with_it_fails(store: Store) -
     assert "its worker fell silent" in failed.reason
 
 
+def test_what_a_try_has_reported_is_told_apart_from_those_before(store: Store) -> None:
+    claim, candidate = claimed(store), a_candidate()
+    claim.begin([candidate], 1)
+    for step in (1, 2, 3):
+        claim.report(candidate.id, step, {"loss": 1.0})
+    claim.retry(candidate.id, "it crashed")
+    assert store.points_of_last_try(claim.job.id, candidate.id) == []
+    claim.report(candidate.id, 2, {"loss": 0.5})  # from an earlier checkpoint
+    assert [point.step for point in store.points_of_last_try(claim.job.id, candidate.id)] == [2]
+
+
 # -------------------------------------------------------------------- fences
 
 WRITES: dict[str, Callable[[Claim, str], object]] = {
